@@ -1,0 +1,1 @@
+//! Units to a change of weights.

@@ -1,0 +1,1 @@
+//! Accuracy before and after.

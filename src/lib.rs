@@ -1,0 +1,31 @@
+//! Describes the units of a vision model in words, holds the words against a policy, and writes an
+//! edited model in which the matching units are zero.
+//!
+//! ```text
+//! weights ─► model (a graph of named nodes) ─┐
+//! data (pictures, labels) ───────────────────┴► exemplars ─► describe ─► policy ─► edit ─► evaluate ─► report
+//! ```
+//!
+//! [`audit`] and [`revise`] are that flow, a screen each. The modules stand below in the order in
+//! which the data passes through them, and each uses only the ones before it.
+
+pub mod error;
+pub mod unit;
+
+pub mod weights;
+
+pub mod data;
+
+pub mod model;
+
+pub mod exemplars;
+
+pub mod describe;
+
+pub mod policy;
+
+pub mod edit;
+
+pub mod evaluate;
+
+pub mod report;

@@ -1,0 +1,4 @@
+//! A network as data.
+
+pub mod graph;
+pub mod op;

@@ -1,0 +1,1 @@
+//! Results out: one file a format.

@@ -1,0 +1,106 @@
+//! The words every stage shares: a unit, and what is said of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use serde::{Serialize, Serializer};
+
+/// One channel of one site of a network, written `layer4.1:37`.
+///
+/// The site is named as the checkpoint names the module whose output is looked at.
+/// Units are ordered by site name, then channel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit {
+    pub site: String,
+    pub channel: usize,
+}
+
+impl Unit {
+    pub fn new(site: impl Into<String>, channel: usize) -> Unit {
+        Unit { site: site.into(), channel }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.site, self.channel)
+    }
+}
+
+impl FromStr for Unit {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Unit> {
+        let Some((site, channel)) = text.rsplit_once(':') else {
+            bail!("`{text}` is not a unit; wanted `layer:channel`, such as `layer4.1:37`");
+        };
+        let channel = channel
+            .parse()
+            .with_context(|| format!("`{channel}` in unit `{text}` is not a channel number"))?;
+        if site.is_empty() {
+            bail!("unit `{text}` names no layer; wanted `layer:channel`, such as `layer4.1:37`");
+        }
+        Ok(Unit::new(site, channel))
+    }
+}
+
+impl Serialize for Unit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is known of a unit after describing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It has at least one reading at or above the confidence floor.
+    Described,
+    /// It fires, but nothing was said of it with enough confidence. Never counts as clean.
+    Unknown,
+    /// It gave the same value at every position of every picture. Never counts as clean.
+    Dead,
+}
+
+/// One thing said of a unit, and how probable it is, 0..=1, that a person would agree.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reading {
+    pub text: String,
+    pub confidence: f32,
+}
+
+/// All that is said of one unit: the best reading first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Description {
+    pub unit: Unit,
+    pub status: Status,
+    pub readings: Vec<Reading>,
+}
+
+impl Description {
+    /// The best reading, if anything was said.
+    pub fn best(&self) -> Option<&Reading> {
+        self.readings.first()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_reads_back_as_written() {
+        let unit: Unit = "features.18:1279".parse().unwrap();
+        assert_eq!(unit, Unit::new("features.18", 1279));
+        assert_eq!(unit.to_string(), "features.18:1279");
+    }
+
+    #[test]
+    fn a_malformed_unit_says_what_was_wanted() {
+        for text in ["layer4", "layer4:x", ":3", "layer4:-1"] {
+            let message = text.parse::<Unit>().unwrap_err().to_string();
+            assert!(message.contains(text), "{message}");
+        }
+    }
+}
