@@ -12,7 +12,7 @@ pub enum Padding {
 }
 
 /// One operation. Maps are `(n, c, h, w)`, features `(n, f)`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
     Input,
     /// Reads `weight` `(c_out, c_in / groups, kernel, kernel)` and, with `bias`, `bias` `(c_out,)`.
@@ -31,7 +31,7 @@ pub enum Op {
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
-    /// Padding never wins: it counts as −∞. With `ceil` a window may hang over the far edge.
+    /// Padding never wins: it counts as −∞.
     MaxPool {
         size: usize,
         stride: usize,

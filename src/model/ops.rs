@@ -1,0 +1,189 @@
+//! One function an op, on candle tensors: maps are `(n, c, h, w)`, features `(n, f)`.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::kernels;
+use super::op::{Op, Padding};
+
+/// The tensors of one node, made ready once when the model is loaded.
+pub(super) enum Params {
+    None,
+    /// Convolution: `weight` `(c_out, c_in / groups, k, k)`, `bias` `(1, c_out, 1, 1)`.
+    Conv {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    /// Batch norm in evaluation is a line for each channel: `scale · x + shift`.
+    Affine {
+        scale: Tensor,
+        shift: Tensor,
+    },
+    /// Linear: `weight` transposed to `(c_in, c_out)`, `bias` `(c_out,)`.
+    Linear {
+        weight_t: Tensor,
+        bias: Tensor,
+    },
+}
+
+impl Params {
+    /// Reads and prepares what `op` needs; `tensor` gives a tensor by the last part of its name.
+    pub(super) fn read(
+        op: &Op,
+        mut tensor: impl FnMut(&str) -> anyhow::Result<Tensor>,
+    ) -> anyhow::Result<Params> {
+        Ok(match *op {
+            Op::Conv2d { bias, .. } => Params::Conv {
+                weight: tensor("weight")?,
+                bias: if bias { Some(tensor("bias")?.reshape((1, (), 1, 1))?) } else { None },
+            },
+            Op::BatchNorm { eps } => {
+                let deviation = (tensor("running_var")? + eps)?.sqrt()?;
+                let scale = (tensor("weight")? / deviation)?;
+                let shift = (tensor("bias")? - (tensor("running_mean")? * &scale)?)?;
+                Params::Affine { scale, shift }
+            }
+            Op::Linear { .. } => {
+                Params::Linear { weight_t: tensor("weight")?.t()?, bias: tensor("bias")? }
+            }
+            _ => Params::None,
+        })
+    }
+}
+
+/// The output of one op.
+pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tensor> {
+    let xs = inputs[0];
+    match (*op, params) {
+        (Op::Conv2d { kernel, stride, padding, groups, .. }, Params::Conv { weight, bias }) => {
+            let ys = conv2d(xs, weight, kernel, stride, padding, groups)?;
+            match bias {
+                Some(bias) => ys.broadcast_add(bias),
+                None => Ok(ys),
+            }
+        }
+        (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => affine(xs, scale, shift),
+        (Op::Linear { .. }, Params::Linear { weight_t, bias }) => {
+            xs.matmul(weight_t)?.broadcast_add(bias)
+        }
+        (Op::Relu, _) => xs.relu(),
+        (Op::Relu6, _) => xs.clamp(0f32, 6f32),
+        (Op::Add, _) => inputs[0] + inputs[1],
+        (Op::MaxPool { size, stride, padding }, _) => {
+            // Edge pixels repeated are never above the window's own maximum, so this is −∞ padding.
+            let xs = xs.pad_with_same(2, padding, padding)?.pad_with_same(3, padding, padding)?;
+            xs.max_pool2d_with_stride(size, stride)
+        }
+        (Op::AdaptiveAvgPool { side }, _) => adaptive_avg_pool(xs, side),
+        (Op::GlobalAvgPool, _) => xs.flatten_from(2)?.mean(2), // (n, c)
+        (Op::Flatten, _) => xs.flatten_from(1),                // (n, c·h·w)
+        (Op::PadShortcut { stride, before, c_out }, _) => {
+            let after = c_out - before - xs.dim(1)?;
+            every(&every(xs, 2, stride)?, 3, stride)?.pad_with_zeros(1, before, after)
+        }
+        (Op::Input | Op::Conv2d { .. } | Op::BatchNorm { .. } | Op::Linear { .. }, _) => {
+            candle_core::bail!("this op was prepared for another")
+        }
+    }
+}
+
+fn conv2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    kernel: usize,
+    stride: usize,
+    padding: Padding,
+    groups: usize,
+) -> Result<Tensor> {
+    let (_, c, h, w) = xs.dims4()?;
+    let (top, bottom) = padding.around(h, kernel, stride);
+    let (left, right) = padding.around(w, kernel, stride);
+    let is_depthwise = groups == c && weight.dim(0)? == c && 1 < c;
+    if is_depthwise && matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32 {
+        return kernels::depthwise(xs, weight, stride, [top, bottom, left, right]);
+    }
+    if top == bottom && left == right && top == left {
+        return xs.conv2d(weight, top, stride, 1, groups);
+    }
+    let xs = xs.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+    xs.conv2d(weight, 0, stride, 1, groups)
+}
+
+impl Padding {
+    /// Zeros before and after one side of a map.
+    pub(super) fn around(self, side: usize, kernel: usize, stride: usize) -> (usize, usize) {
+        match self {
+            Padding::Even(n) => (n, n),
+            Padding::Same => {
+                let n_out = side.div_ceil(stride);
+                let n = ((n_out - 1) * stride + kernel).saturating_sub(side);
+                (n / 2, n - n / 2)
+            }
+        }
+    }
+}
+
+fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let per_channel =
+        |t: &Tensor| if xs.rank() == 4 { t.reshape((1, (), 1, 1)) } else { Ok(t.clone()) };
+    xs.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)
+}
+
+/// PyTorch's adaptive pooling: part `i` covers `⌊i·h / side⌋ .. ⌈(i + 1)·h / side⌉`.
+fn adaptive_avg_pool(xs: &Tensor, side: usize) -> Result<Tensor> {
+    let (_, _, h, w) = xs.dims4()?;
+    if (h, w) == (side, side) {
+        return Ok(xs.clone());
+    }
+    let part = |i: usize, n: usize| (i * n / side, ((i + 1) * n).div_ceil(side));
+    let mut rows = Vec::with_capacity(side);
+    for (start, end) in (0..side).map(|i| part(i, h)) {
+        let band = xs.narrow(2, start, end - start)?.mean_keepdim(2)?; // (n, c, 1, w)
+        let mut cells = Vec::with_capacity(side);
+        for (start, end) in (0..side).map(|i| part(i, w)) {
+            cells.push(band.narrow(3, start, end - start)?.mean_keepdim(3)?);
+        }
+        rows.push(Tensor::cat(&cells, 3)?);
+    }
+    Tensor::cat(&rows, 2)
+}
+
+/// Every `stride`-th index of an axis, from the first.
+fn every(xs: &Tensor, axis: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(xs.clone());
+    }
+    let kept: Vec<u32> = (0..xs.dim(axis)?).step_by(stride).map(|i| i as u32).collect();
+    xs.index_select(&Tensor::new(kept, xs.device())?, axis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_padding_puts_the_odd_zero_last() {
+        assert_eq!(Padding::Same.around(224, 3, 2), (0, 1));
+        assert_eq!(Padding::Same.around(65, 3, 2), (1, 1));
+        assert_eq!(Padding::Same.around(14, 5, 1), (2, 2));
+        assert_eq!(Padding::Same.around(7, 1, 2), (0, 0));
+    }
+
+    /// Against `torch.nn.functional.adaptive_avg_pool2d(torch.arange(15.).reshape(1, 1, 3, 5), 2)`.
+    #[test]
+    fn adaptive_pooling_agrees_with_pytorch() {
+        let xs = Tensor::arange(0f32, 15f32, &Device::Cpu).unwrap().reshape((1, 1, 3, 5)).unwrap();
+        let ys =
+            adaptive_avg_pool(&xs, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(ys, [3.5, 5.5, 8.5, 10.5]);
+    }
+
+    #[test]
+    fn the_parameter_free_shortcut_takes_every_other_position() {
+        let xs = Tensor::arange(0f32, 16f32, &Device::Cpu).unwrap().reshape((1, 1, 4, 4)).unwrap();
+        let op = Op::PadShortcut { stride: 2, before: 1, c_out: 3 };
+        let ys = eval(&op, &Params::None, &[&xs]).unwrap();
+        assert_eq!(ys.dims(), [1, 3, 2, 2]);
+        let ys = ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(ys, [0., 0., 0., 0., 0., 2., 8., 10., 0., 0., 0., 0.]);
+    }
+}

@@ -1,0 +1,211 @@
+//! The interpreter: runs a graph on pictures, and lets a tap look at or change any node's output.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+
+use super::graph::{Extent, Graph, Node, NodeId};
+use super::op::Op;
+use super::ops::{self, Params};
+use crate::inconclusive;
+
+/// Called with every node's output; what it returns is what the next nodes see.
+pub trait Tap {
+    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor>;
+}
+
+/// Looks at nothing and changes nothing.
+pub struct Untapped;
+
+impl Tap for Untapped {
+    fn at(&mut self, _: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+        Ok(ys)
+    }
+}
+
+/// Keeps the outputs of some nodes.
+#[derive(Default)]
+pub struct Record {
+    kept: BTreeMap<NodeId, Option<Tensor>>,
+}
+
+impl Record {
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Record {
+        Record { kept: nodes.into_iter().map(|id| (id, None)).collect() }
+    }
+
+    /// The output of a node that was asked for, after a run.
+    pub fn take(&mut self, id: NodeId) -> Option<Tensor> {
+        self.kept.get_mut(&id).and_then(Option::take)
+    }
+}
+
+impl Tap for Record {
+    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+        if let Some(slot) = self.kept.get_mut(&id) {
+            *slot = Some(ys.clone());
+        }
+        Ok(ys)
+    }
+}
+
+/// Sets channels of nodes to zero.
+#[derive(Default, Clone)]
+pub struct Ablate {
+    /// For each changed node 1 or 0 a feature, or a channel of a map.
+    keep: BTreeMap<NodeId, Vec<f32>>,
+}
+
+impl Ablate {
+    pub fn new(graph: &Graph, channels: impl IntoIterator<Item = (NodeId, usize)>) -> Ablate {
+        let mut ablate = Ablate::default();
+        for (id, channel) in channels {
+            let node = graph.node(id);
+            let positions = match node.extent {
+                Extent::Flat { positions } => positions,
+                Extent::Map | Extent::FixedMap { .. } => 1,
+            };
+            let keep = ablate.keep.entry(id).or_insert_with(|| vec![1.; node.channels * positions]);
+            keep[channel * positions..(channel + 1) * positions].fill(0.);
+        }
+        ablate
+    }
+
+    /// The first node that is changed: everything before it runs as if untouched.
+    pub fn first(&self) -> Option<NodeId> {
+        self.keep.keys().next().copied()
+    }
+}
+
+impl Tap for Ablate {
+    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+        let Some(keep) = self.keep.get(&id) else { return Ok(ys) };
+        let keep = Tensor::new(keep.as_slice(), ys.device())?;
+        let keep = if ys.rank() == 4 { keep.reshape((1, (), 1, 1))? } else { keep };
+        Ok(ys.broadcast_mul(&keep)?)
+    }
+}
+
+/// A graph with its weights in memory, ready to run.
+pub struct Network {
+    graph: Graph,
+    params: Vec<Params>,
+    last_readers: Vec<Option<NodeId>>,
+    device: Device,
+}
+
+/// The outputs that the nodes after `at` still need: from here the rest of the network can be run
+/// again and again.
+pub struct Halfway {
+    at: NodeId,
+    values: Vec<Option<Tensor>>,
+}
+
+impl Network {
+    /// Prepares every node; `tensor` gives a tensor by its full name, f32 and of the shape that
+    /// [`Graph::parameters`] says.
+    pub fn new(
+        graph: Graph,
+        device: &Device,
+        mut tensor: impl FnMut(&str) -> anyhow::Result<Tensor>,
+    ) -> anyhow::Result<Network> {
+        let mut params = Vec::with_capacity(graph.nodes().len());
+        for node in graph.nodes() {
+            let read = |leaf: &str| Ok(tensor(&node.tensor(leaf))?.to_device(device)?);
+            params.push(
+                Params::read(&node.op, read)
+                    .with_context(|| format!("cannot load `{}`", node.name))?,
+            );
+        }
+        let last_readers = graph.last_readers();
+        Ok(Network { graph, params, last_readers, device: device.clone() })
+    }
+
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The network's output for `xs` `(n, 3, h, w)`: logits `(n, classes)`.
+    pub fn run(&self, xs: &Tensor, tap: &mut impl Tap) -> anyhow::Result<Tensor> {
+        self.resume(&self.start(xs)?, tap)
+    }
+
+    /// Runs as far as the node `at`, which a later [`resume`](Network::resume) sees anew.
+    pub fn run_until(&self, xs: &Tensor, at: NodeId) -> anyhow::Result<Halfway> {
+        let mut halfway = self.start(xs)?;
+        self.advance(&mut halfway.values, 1..at + 1, &mut Untapped)?;
+        halfway.at = at;
+        Ok(halfway)
+    }
+
+    /// Runs what lies behind, the tap seeing the node stopped at first.
+    pub fn resume(&self, halfway: &Halfway, tap: &mut impl Tap) -> anyhow::Result<Tensor> {
+        let mut values = halfway.values.clone();
+        let stopped = values[halfway.at].take().context("a run was stopped before it began")?;
+        values[halfway.at] = Some(tap.at(halfway.at, stopped)?);
+        self.advance(&mut values, halfway.at + 1..self.graph.nodes().len(), tap)?;
+        values.pop().flatten().context("a network without nodes has no output")
+    }
+
+    fn start(&self, xs: &Tensor) -> anyhow::Result<Halfway> {
+        let mut values = vec![None; self.graph.nodes().len()];
+        values[Graph::INPUT] = Some(xs.to_device(&self.device)?);
+        Ok(Halfway { at: Graph::INPUT, values })
+    }
+
+    fn advance(
+        &self,
+        values: &mut [Option<Tensor>],
+        nodes: std::ops::Range<NodeId>,
+        tap: &mut impl Tap,
+    ) -> anyhow::Result<()> {
+        for id in nodes {
+            let node = self.graph.node(id);
+            let inputs: Vec<&Tensor> = node
+                .inputs
+                .iter()
+                .map(|&input| values[input].as_ref().context("an output was dropped too early"))
+                .collect::<anyhow::Result<_>>()?;
+            check_input(node, inputs[0])?;
+            let ys = ops::eval(&node.op, &self.params[id], &inputs)
+                .with_context(|| format!("cannot run `{}` on {:?}", node.name, inputs[0].dims()))?;
+            values[id] = Some(tap.at(id, ys)?);
+            for &input in &node.inputs {
+                if self.last_readers[input] == Some(id) {
+                    values[input] = None;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The only thing that the check at loading cannot foresee: pictures too small for the network.
+fn check_input(node: &Node, xs: &Tensor) -> anyhow::Result<()> {
+    let (window, padding) = match node.op {
+        Op::Conv2d { kernel, padding: super::op::Padding::Even(padding), .. } => (kernel, padding),
+        Op::MaxPool { size, padding, .. } => (size, padding),
+        _ => return Ok(()),
+    };
+    let (_, _, h, w) = xs.dims4()?;
+    if h.min(w) + 2 * padding < window {
+        return Err(inconclusive!(
+            "the pictures are too small for this network: `{}` looks at {window}x{window} positions and is given {h}x{w}",
+            node.name
+        ));
+    }
+    Ok(())
+}
+
+/// A node's output as maps `(n, channels, h, w)`; features become maps of one row.
+pub fn as_maps(node: &Node, ys: &Tensor) -> candle_core::Result<Tensor> {
+    match node.extent {
+        Extent::Flat { positions } => ys.reshape((ys.dim(0)?, node.channels, 1, positions)),
+        _ => Ok(ys.clone()),
+    }
+}
