@@ -1,1 +1,4 @@
-//! Units to a change of weights.
+//! Units to a change of weights. Takes units, not findings, and opens no file.
+
+pub mod choose;
+pub mod plan;
