@@ -9,6 +9,8 @@ pub enum Kind {
     Inconclusive,
     /// The machine failed: I/O, disk full, memory, device. Exit code 4.
     System,
+    /// The user stopped it. Exit code 130.
+    Interrupted,
 }
 
 /// An error whose kind is known. Made by [`usage!`](crate::usage) and [`inconclusive!`](crate::inconclusive).

@@ -36,8 +36,8 @@ impl Record {
     }
 
     /// The output of a node that was asked for, after a run.
-    pub fn take(&mut self, id: NodeId) -> Option<Tensor> {
-        self.kept.get_mut(&id).and_then(Option::take)
+    pub fn get(&self, id: NodeId) -> Option<&Tensor> {
+        self.kept.get(&id).and_then(Option::as_ref)
     }
 }
 

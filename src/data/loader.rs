@@ -1,0 +1,151 @@
+//! Pictures in batches, decoded ahead of whoever uses them.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{Dataset, Preprocess, decode};
+use crate::weights::hex;
+
+/// Some pictures as the network reads them.
+pub struct Batch {
+    /// Their places in the data set, ascending.
+    pub ids: Vec<usize>,
+    /// `(n, 3, side, side)`, normalised, on the CPU.
+    pub xs: Tensor,
+}
+
+/// A picture that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    pub file: String,
+    pub reason: String,
+}
+
+/// What is known after all pictures have been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub skipped: Vec<Skipped>,
+    /// sha256 of one JSON line a picture, `{"file","sha256","label"}`, in the data set's order.
+    pub manifest_sha256: String,
+}
+
+/// Iterates over a data set in order; unreadable pictures are left out and remembered.
+///
+/// Reading runs on a thread of its own, at most two batches ahead, and decodes the pictures of a
+/// batch in parallel. Dropping the loader early ends that thread.
+pub struct Loader {
+    batches: Option<Receiver<anyhow::Result<Decoded>>>,
+    skipped: Vec<Skipped>,
+    manifest: Sha256,
+    side: usize,
+}
+
+struct Decoded {
+    ids: Vec<usize>,
+    values: Vec<f32>,
+    skipped: Vec<Skipped>,
+    manifest: String,
+}
+
+/// One line of the manifest.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a str,
+    sha256: Option<String>,
+    label: Option<usize>,
+}
+
+impl Loader {
+    pub fn new(dataset: &Dataset, preprocess: &Preprocess, batch_size: usize) -> Loader {
+        let side = preprocess.crop as usize;
+        let (dataset, preprocess) = (dataset.clone(), preprocess.clone());
+        let (sender, batches) = sync_channel(2);
+        std::thread::spawn(move || {
+            let ids: Vec<usize> = (0..dataset.pictures.len()).collect();
+            for ids in ids.chunks(batch_size.max(1)) {
+                let batch = read_batch(&dataset, &preprocess, ids);
+                // Nobody listens any more: the loader was dropped.
+                if sender.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        Loader { batches: Some(batches), skipped: vec![], manifest: Sha256::new(), side }
+    }
+
+    /// What was skipped and what was read, once the iteration is at its end.
+    pub fn finish(self) -> Read {
+        Read { skipped: self.skipped, manifest_sha256: hex(&self.manifest.finalize()) }
+    }
+}
+
+impl Iterator for Loader {
+    type Item = anyhow::Result<Batch>;
+
+    fn next(&mut self) -> Option<anyhow::Result<Batch>> {
+        loop {
+            let decoded = match self.batches.as_ref()?.recv() {
+                Ok(Ok(decoded)) => decoded,
+                Ok(Err(error)) => {
+                    self.batches = None;
+                    return Some(Err(error));
+                }
+                Err(_) => return None,
+            };
+            self.skipped.extend(decoded.skipped);
+            self.manifest.update(decoded.manifest.as_bytes());
+            if decoded.ids.is_empty() {
+                continue;
+            }
+            let shape = (decoded.ids.len(), 3, self.side, self.side);
+            let xs = Tensor::from_vec(decoded.values, shape, &Device::Cpu);
+            return Some(
+                xs.map(|xs| Batch { ids: decoded.ids, xs }).context("a batch has the wrong size"),
+            );
+        }
+    }
+}
+
+fn read_batch(
+    dataset: &Dataset,
+    preprocess: &Preprocess,
+    ids: &[usize],
+) -> anyhow::Result<Decoded> {
+    let read: Vec<(Option<String>, anyhow::Result<Vec<f32>>)> = ids
+        .par_iter()
+        .map(|&id| match std::fs::read(dataset.root.join(&dataset.pictures[id].file)) {
+            Ok(bytes) => {
+                let values = decode(&bytes)
+                    .and_then(|picture| preprocess.crop(&picture))
+                    .map(|cropped| preprocess.normalise(&cropped));
+                (Some(hex(&Sha256::digest(&bytes))), values)
+            }
+            Err(error) => (None, Err(error.into())),
+        })
+        .collect();
+    let mut decoded =
+        Decoded { ids: vec![], values: vec![], skipped: vec![], manifest: String::new() };
+    for (&id, (sha256, values)) in ids.iter().zip(read) {
+        let picture = &dataset.pictures[id];
+        let line = Line { file: &picture.file, sha256, label: picture.label };
+        decoded.manifest += &serde_json::to_string(&line)?;
+        decoded.manifest.push('\n');
+        match values {
+            Ok(values) => {
+                decoded.ids.push(id);
+                decoded.values.extend(values);
+            }
+            Err(error) => {
+                decoded
+                    .skipped
+                    .push(Skipped { file: picture.file.clone(), reason: format!("{error:#}") });
+            }
+        }
+    }
+    Ok(decoded)
+}

@@ -1,0 +1,192 @@
+//! From a picture to what a network reads, as torchvision's
+//! `Resize(antialias) → CenterCrop → ToTensor → Normalize` on Pillow pictures.
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+/// How a picture is brought to size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The short side to so many pixels, the long one in proportion.
+    ShortSide(u32),
+    /// Both sides to so many pixels, unless they are already.
+    Exact(u32),
+}
+
+/// How pixels are mixed in resizing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    Bilinear,
+    Bicubic,
+}
+
+/// What is done to each picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocess {
+    pub resize: Resize,
+    pub filter: Filter,
+    /// The side of the network's input, in pixels, cut from the middle.
+    pub crop: u32,
+    /// Of each colour, in 0..=1.
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+const HALF: [f32; 3] = [0.5; 3];
+
+impl Preprocess {
+    /// The one table: what each architecture was trained with.
+    pub fn of(arch: &str) -> Preprocess {
+        let (resize, crop, mean, std) = match arch {
+            "efficientnet_lite0" => (Resize::ShortSide(256), 224, HALF, HALF),
+            "efficientnet_lite1" => (Resize::ShortSide(272), 240, HALF, HALF),
+            "efficientnet_lite2" => (Resize::ShortSide(292), 260, HALF, HALF),
+            "efficientnet_lite3" => (Resize::ShortSide(312), 280, HALF, HALF),
+            "efficientnet_lite4" => (Resize::ShortSide(332), 300, HALF, HALF),
+            _ if arch.starts_with("cifar_") => (Resize::Exact(32), 32, IMAGENET_MEAN, IMAGENET_STD),
+            _ => (Resize::ShortSide(256), 224, IMAGENET_MEAN, IMAGENET_STD),
+        };
+        Preprocess { resize, filter: Filter::Bilinear, crop, mean, std }
+    }
+
+    /// What timm's `config.json` says in `pretrained_cfg`, if it says it.
+    pub fn from_config(config: &serde_json::Value) -> Option<Preprocess> {
+        let config = config.get("pretrained_cfg")?;
+        let three = |key: &str| -> Option<[f32; 3]> {
+            let values = config.get(key)?.as_array()?;
+            let values: Vec<f32> =
+                values.iter().filter_map(|it| Some(it.as_f64()? as f32)).collect();
+            values.try_into().ok()
+        };
+        let crop = config.get("input_size")?.as_array()?.last()?.as_u64()? as u32;
+        let share = config.get("crop_pct").and_then(serde_json::Value::as_f64).unwrap_or(0.875);
+        if crop == 0 || !(0.1..=1.0).contains(&share) {
+            return None;
+        }
+        let filter = match config.get("interpolation").and_then(serde_json::Value::as_str) {
+            Some("bicubic") => Filter::Bicubic,
+            _ => Filter::Bilinear,
+        };
+        let resize = Resize::ShortSide((f64::from(crop) / share).floor() as u32);
+        Some(Preprocess { resize, filter, crop, mean: three("mean")?, std: three("std")? })
+    }
+
+    /// The picture resized and cut to `(crop, crop)`.
+    pub fn crop(&self, picture: &RgbImage) -> anyhow::Result<RgbImage> {
+        let (width, height) = picture.dimensions();
+        let (new_width, new_height) = match self.resize {
+            Resize::Exact(side) => (side, side),
+            Resize::ShortSide(side) => {
+                // torchvision cuts the fraction off.
+                let long =
+                    |short, long| (u64::from(side) * u64::from(long) / u64::from(short)) as u32;
+                if width <= height {
+                    (side, long(width, height))
+                } else {
+                    (long(height, width), side)
+                }
+            }
+        };
+        let resized = if (new_width, new_height) == (width, height) {
+            picture.clone()
+        } else {
+            resize(picture, new_width, new_height, self.filter)?
+        };
+        Ok(centre_crop(&resized, self.crop))
+    }
+
+    /// Normalised values `(3, crop, crop)`, row by row, of a picture from [`crop`](Preprocess::crop).
+    pub fn normalise(&self, cropped: &RgbImage) -> Vec<f32> {
+        let n = (cropped.width() * cropped.height()) as usize;
+        let mut values = vec![0f32; 3 * n];
+        for (channel, values) in values.chunks_exact_mut(n.max(1)).enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            for (value, pixel) in values.iter_mut().zip(cropped.pixels()) {
+                *value = (f32::from(pixel.0[channel]) / 255. - mean) / std;
+            }
+        }
+        values
+    }
+}
+
+fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> anyhow::Result<RgbImage> {
+    let source = Image::from_vec_u8(
+        picture.width(),
+        picture.height(),
+        picture.as_raw().clone(),
+        PixelType::U8x3,
+    )?;
+    let mut target = Image::new(width, height, PixelType::U8x3);
+    let filter = match filter {
+        Filter::Bilinear => FilterType::Bilinear,
+        // Pillow's cubic has a = −0.5, which is Catmull-Rom's.
+        Filter::Bicubic => FilterType::CatmullRom,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    Resizer::new().resize(&source, &mut target, &options)?;
+    RgbImage::from_raw(width, height, target.into_vec())
+        .ok_or_else(|| anyhow::anyhow!("resizing to {width}x{height} gave too few pixels"))
+}
+
+/// The middle, rounded as torchvision does; a picture that is smaller gets black around it.
+fn centre_crop(picture: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = (i64::from(picture.width()), i64::from(picture.height()));
+    let wanted = i64::from(side);
+    let start = |size: i64| {
+        if size < wanted {
+            // torchvision pads ⌊missing / 2⌋ before.
+            -((wanted - size) / 2)
+        } else {
+            // Python rounds halves to even.
+            let spare = size - wanted;
+            if spare % 2 == 1 && spare / 2 % 2 == 1 { spare / 2 + 1 } else { spare / 2 }
+        }
+    };
+    let (left, top) = (start(width), start(height));
+    RgbImage::from_fn(side, side, |x, y| {
+        let (x, y) = (i64::from(x) + left, i64::from(y) + top);
+        if (0..width).contains(&x) && (0..height).contains(&y) {
+            *picture.get_pixel(x as u32, y as u32)
+        } else {
+            image::Rgb([0; 3])
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_rounded_to_even() {
+        // A picture whose red channel is the column: what is the first column kept?
+        let first = |width: u32, side: u32| {
+            let picture = RgbImage::from_fn(width, side, |x, _| image::Rgb([x as u8, 0, 0]));
+            centre_crop(&picture, side).get_pixel(0, 0).0[0]
+        };
+        // int(round((w - s) / 2.0)) of Python: 0.5 → 0, 1.5 → 2, 2.5 → 2.
+        assert_eq!([first(9, 8), first(11, 8), first(13, 8), first(12, 8)], [0, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_smaller_picture_gets_black_around_it() {
+        let picture = RgbImage::from_pixel(2, 3, image::Rgb([9, 9, 9]));
+        let cropped = centre_crop(&picture, 4);
+        let column: Vec<u8> = (0..4).map(|y| cropped.get_pixel(1, y).0[0]).collect();
+        let row: Vec<u8> = (0..4).map(|x| cropped.get_pixel(x, 0).0[0]).collect();
+        assert_eq!((column, row), (vec![9, 9, 9, 0], vec![0, 9, 9, 0]));
+    }
+
+    #[test]
+    fn timm_says_how_in_its_config() {
+        let config = serde_json::json!({ "pretrained_cfg": {
+            "input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic",
+            "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25] } });
+        let found = Preprocess::from_config(&config).unwrap();
+        assert_eq!((found.resize, found.filter), (Resize::ShortSide(235), Filter::Bicubic));
+        assert_eq!(Preprocess::from_config(&serde_json::json!({ "pretrained_cfg": {} })), None);
+    }
+}

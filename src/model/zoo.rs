@@ -1,0 +1,100 @@
+//! The architectures that are known: one table.
+
+use super::alexnet::alexnet;
+use super::cifar_resnet::{Shortcut, cifar_resnet};
+use super::efficientnet_lite::{self, efficientnet_lite};
+use super::graph::Graph;
+use super::mobilenet::mobilenet_v2;
+use super::resnet::{self, resnet};
+use super::vgg::{self, vgg};
+use crate::usage;
+
+/// A named network, wired for any number of classes.
+pub struct Architecture {
+    pub name: String,
+    /// The last linear layer, which tells the number of classes.
+    pub head: &'static str,
+    wiring: Wiring,
+}
+
+enum Wiring {
+    Resnet(resnet::Config),
+    CifarResnet { blocks: usize, shortcut: Shortcut },
+    MobilenetV2,
+    EfficientnetLite(efficientnet_lite::Config),
+    Vgg(vgg::Config),
+    Alexnet,
+}
+
+impl Architecture {
+    pub fn build(&self, n_classes: usize) -> Graph {
+        match &self.wiring {
+            Wiring::Resnet(config) => resnet(config, n_classes),
+            Wiring::CifarResnet { blocks, shortcut } => cifar_resnet(*blocks, *shortcut, n_classes),
+            Wiring::MobilenetV2 => mobilenet_v2(n_classes),
+            Wiring::EfficientnetLite(config) => efficientnet_lite(config, n_classes),
+            Wiring::Vgg(config) => vgg(config, n_classes),
+            Wiring::Alexnet => alexnet(n_classes),
+        }
+    }
+}
+
+/// Every architecture, always in the same order.
+pub fn all() -> Vec<Architecture> {
+    let mut all = Vec::new();
+    let mut add =
+        |name: &str, head, wiring| all.push(Architecture { name: name.into(), head, wiring });
+    for (name, depths, bottleneck) in [
+        ("resnet18", [2, 2, 2, 2], false),
+        ("resnet34", [3, 4, 6, 3], false),
+        ("resnet50", [3, 4, 6, 3], true),
+        ("resnet101", [3, 4, 23, 3], true),
+        ("resnet152", [3, 8, 36, 3], true),
+    ] {
+        add(name, "fc", Wiring::Resnet(resnet::Config { depths, bottleneck }));
+    }
+    for (suffix, shortcut) in [("", Shortcut::Pad), ("_b", Shortcut::Project)] {
+        for blocks in 1..=18 {
+            let name = format!("cifar_resnet{}{suffix}", 6 * blocks + 2);
+            add(&name, "linear", Wiring::CifarResnet { blocks, shortcut });
+        }
+    }
+    add("mobilenet_v2", "classifier.1", Wiring::MobilenetV2);
+    for (name, width, depth) in [
+        ("efficientnet_lite0", 1.0, 1.0),
+        ("efficientnet_lite1", 1.0, 1.1),
+        ("efficientnet_lite2", 1.1, 1.2),
+        ("efficientnet_lite3", 1.2, 1.4),
+        ("efficientnet_lite4", 1.4, 1.8),
+    ] {
+        add(name, "_fc", Wiring::EfficientnetLite(efficientnet_lite::Config { width, depth }));
+    }
+    for (suffix, batch_norm) in [("", false), ("_bn", true)] {
+        for (name, depths) in [
+            ("vgg11", [1, 1, 2, 2, 2]),
+            ("vgg13", [2, 2, 2, 2, 2]),
+            ("vgg16", [2, 2, 3, 3, 3]),
+            ("vgg19", [2, 2, 4, 4, 4]),
+        ] {
+            let name = format!("{name}{suffix}");
+            add(&name, "classifier.6", Wiring::Vgg(vgg::Config { depths, batch_norm }));
+        }
+    }
+    add("alexnet", "classifier.6", Wiring::Alexnet);
+    all
+}
+
+/// The architecture of that name; an unknown one is answered with the closest and the whole list.
+pub fn by_name(name: &str) -> anyhow::Result<Architecture> {
+    let all = all();
+    let alike = |it: &Architecture| strsim::jaro_winkler(&it.name, name);
+    if let Some(at) = all.iter().position(|it| it.name == name) {
+        return Ok(all.into_iter().nth(at).expect("the position was just found"));
+    }
+    let closest = all.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    let closest = closest.map_or(String::new(), |it| format!(" did you mean `{}`?", it.name));
+    Err(usage!(
+        "no architecture is called `{name}`;{closest} There are resnet18 to resnet152, cifar_resnet8 to \
+         cifar_resnet110 (`_b` with projections), mobilenet_v2, efficientnet_lite0 to 4, vgg11 to vgg19 (`_bn` with batch norm), alexnet"
+    ))
+}
