@@ -4,7 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
+use globset::{GlobBuilder, GlobMatcher};
 use serde::{Serialize, Serializer};
+
+use crate::usage;
 
 /// One channel of one site of a network, written `layer4.1:37`.
 ///
@@ -85,6 +88,50 @@ impl Description {
     }
 }
 
+/// Layer names by pattern: `*` stands for one part of a name or some of it, `**` for any number of
+/// parts, `!` before a pattern takes its names out again. The last pattern that matches decides.
+#[derive(Debug, Clone)]
+pub struct Globs {
+    patterns: Vec<String>,
+    compiled: Vec<(bool, GlobMatcher)>,
+}
+
+impl Globs {
+    /// Errs on a malformed pattern, with its text.
+    pub fn new(patterns: &[String]) -> anyhow::Result<Globs> {
+        let compile = |pattern: &String| {
+            let (takes_out, glob) = match pattern.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, pattern.as_str()),
+            };
+            // Layer names are paths whose parts a dot separates.
+            let glob = GlobBuilder::new(&glob.replace('.', "/")).literal_separator(true).build();
+            let glob =
+                glob.map_err(|error| usage!("`{pattern}` is no layer pattern: {}", error.kind()))?;
+            Ok((takes_out, glob.compile_matcher()))
+        };
+        let compiled = patterns.iter().map(compile).collect::<anyhow::Result<_>>()?;
+        Ok(Globs { patterns: patterns.to_vec(), compiled })
+    }
+
+    /// Every layer.
+    pub fn everything() -> Globs {
+        Globs { patterns: vec![], compiled: vec![] }
+    }
+
+    /// Whether a layer is meant. No pattern at all means every layer.
+    pub fn matches(&self, layer: &str) -> bool {
+        let path = layer.replace('.', "/");
+        let starts_full = self.compiled.first().is_none_or(|(takes_out, _)| *takes_out);
+        let last = self.compiled.iter().rev().find(|(_, glob)| glob.is_match(&path));
+        last.map_or(starts_full, |(takes_out, _)| !takes_out)
+    }
+
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +149,26 @@ mod tests {
             let message = text.parse::<Unit>().unwrap_err().to_string();
             assert!(message.contains(text), "{message}");
         }
+    }
+
+    #[test]
+    fn layer_patterns_know_the_parts_of_a_name() {
+        let check = |patterns: &[&str], layer: &str, wanted: bool| {
+            let patterns: Vec<String> = patterns.iter().map(|it| (*it).to_owned()).collect();
+            assert_eq!(
+                Globs::new(&patterns).unwrap().matches(layer),
+                wanted,
+                "{patterns:?} {layer}"
+            );
+        };
+        check(&["layer*"], "layer1", true);
+        check(&["layer*"], "layer1.0", false);
+        check(&["layer1.**"], "layer1.0.bn1", true);
+        check(&["layer{3,4}"], "layer4", true);
+        check(&["**", "!**.downsample.*"], "layer2.0.downsample.1", false);
+        check(&["!layer1"], "layer2", true);
+        check(&[], "anything", true);
+        let message = Globs::new(&["layer[".to_owned()]).unwrap_err().to_string();
+        assert!(message.starts_with("`layer[` is no layer pattern: "), "{message}");
     }
 }
