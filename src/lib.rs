@@ -18,6 +18,8 @@ pub mod data;
 
 pub mod model;
 
+pub mod demo;
+
 pub mod exemplars;
 
 pub mod describe;
@@ -29,3 +31,11 @@ pub mod edit;
 pub mod evaluate;
 
 pub mod report;
+
+pub mod pass;
+pub mod subject;
+
+pub mod audit;
+pub mod revise;
+
+pub mod cli;

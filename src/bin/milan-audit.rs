@@ -37,7 +37,6 @@ fn run(cli: &Cli) -> anyhow::Result<(Verdict, String)> {
         source: shared.source()?,
         layers: shared.layers.clone(),
         describer: shared.describer.clone(),
-        exemplars: shared.exemplars(),
         policy: cli.policy.clone(),
         settings,
         seed: shared.seed,

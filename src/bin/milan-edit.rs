@@ -1,1 +1,154 @@
-fn main() {}
+//! Zeroes units of a vision model in a new file and reports the accuracy before and after.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Parser};
+use milan::audit;
+use milan::cli::{self, Bars, Shared};
+use milan::edit::choose::Order;
+use milan::report::Verdict;
+use milan::revise::{self, Config, Selection};
+use milan::unit::Unit;
+use milan::usage;
+
+/// Zero the matching units of a vision model in a new file, and report accuracy before and after
+///
+/// Exit codes: 0 written, 1 a gate was violated and nothing was written, 2 bad usage or policy,
+/// 3 inconclusive (nothing matched, or units that no edit zeroes exactly), 4 system error.
+#[derive(Parser)]
+#[command(name = "milan-edit", version, max_term_width = 100)]
+#[command(group(ArgGroup::new("selection").required(true).args(["delete_matching", "policy", "units"])))]
+struct Cli {
+    /// Zero the units described with any of these words, by stem. Repeatable
+    #[arg(long, value_name = "WORDS", env = "MILAN_DELETE_MATCHING")]
+    delete_matching: Vec<String>,
+    /// Zero the units that rules with `edit.action = "zero"` match
+    #[arg(long, value_name = "FILE", env = "MILAN_POLICY")]
+    policy: Option<String>,
+    /// Zero these units: layer:unit,… or a file with one a line
+    #[arg(long, value_name = "LAYER:UNIT,…|FILE", env = "MILAN_UNITS")]
+    units: Option<String>,
+    /// The pictures used to describe and to choose; the same as --data
+    #[arg(long, value_name = "D", env = "MILAN_VAL", conflicts_with = "data")]
+    val: Option<String>,
+    /// Pictures that are only measured. Repeatable [default: those of --data]
+    #[arg(long, value_name = "[NAME=]D", env = "MILAN_TEST", value_delimiter = ',')]
+    test: Vec<String>,
+    /// Which units go first: importance (least important first), confidence, listed
+    #[arg(long, value_name = "ORDER", env = "MILAN_ORDER", default_value = "listed")]
+    order: Order,
+    /// Zero no more than so many
+    #[arg(long, value_name = "N", env = "MILAN_MAX_UNITS")]
+    max_units: Option<usize>,
+    /// Write nothing when top-1 falls by more than this share, such as 0.01
+    #[arg(long, value_name = "SHARE", env = "MILAN_MAX_DROP")]
+    max_drop: Option<f64>,
+    /// Delete as many random units so often, to compare with
+    #[arg(long, value_name = "N", env = "MILAN_CONTROLS", default_value_t = 3)]
+    controls: u64,
+    /// Zero what can be zeroed exactly, and leave the other matching units as they are
+    #[arg(long, env = "MILAN_SKIP_NOT_EDITABLE")]
+    skip_not_editable: bool,
+    /// The new model [default: <model>-edited.safetensors]
+    #[arg(long, value_name = "FILE", env = "MILAN_WRITE")]
+    write: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, env = "MILAN_FORCE")]
+    force: bool,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (code, why) = cli::conclude(run(cli));
+    if let Some(why) = why {
+        cli::say(&why);
+    }
+    code
+}
+
+fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
+    if let Some(drop) = cli.max_drop.filter(|it| !(0.0..=1.0).contains(it)) {
+        return Err(usage!("--max-drop wants a share between 0 and 1, not {drop}"));
+    }
+    if let Some(val) = cli.val.take() {
+        cli.shared.data = Some(val);
+    }
+    let shared = &cli.shared;
+    let settings = shared.check()?;
+    let bars = Bars::new(shared)?;
+    let config = Config {
+        source: shared.source()?,
+        layers: shared.layers.clone(),
+        describer: shared.describer.clone(),
+        selection: selection(&cli)?,
+        tests: cli.test.iter().map(|it| named(it)).collect(),
+        order: cli.order,
+        max_units: cli.max_units,
+        max_drop: cli.max_drop,
+        controls: cli.controls,
+        skip_not_editable: cli.skip_not_editable,
+        write: cli.write.clone().unwrap_or_else(|| edited_name(shared)),
+        force: cli.force,
+        dry_run: shared.dry_run,
+        settings,
+        seed: shared.seed,
+        out: if shared.dry_run { None } else { Some(shared.out()) },
+    };
+    let report = revise::revise(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    cli::publish(shared, &report)?;
+    Ok((report.verdict, audit::why(&report)))
+}
+
+fn selection(cli: &Cli) -> anyhow::Result<Selection> {
+    if let Some(units) = &cli.units {
+        let path = Path::new(units);
+        let text = if path.is_file() {
+            std::fs::read_to_string(path)
+                .map_err(|error| usage!("cannot read the units in {units}: {error}"))?
+        } else {
+            units.clone()
+        };
+        let names = text.split([',', '\n']).map(str::trim).filter(|it| !it.is_empty());
+        let units = names.map(|it| it.parse::<Unit>().map_err(|error| usage!("{error:#}")));
+        return Ok(Selection::Units(units.collect::<anyhow::Result<_>>()?));
+    }
+    if let Some(policy) = &cli.policy {
+        return Ok(Selection::Policy(policy.clone()));
+    }
+    let words = cli.delete_matching.iter().flat_map(|it| it.split(',')).map(str::trim);
+    let words: Vec<String> = words.filter(|it| !it.is_empty()).map(str::to_owned).collect();
+    if words.is_empty() {
+        return Err(usage!("--delete-matching wants at least one word"));
+    }
+    Ok(Selection::Matching(words))
+}
+
+/// `clean=photos/clean`, or a folder that is called by its last part.
+fn named(test: &str) -> (String, PathBuf) {
+    if let Some((name, path)) = test.split_once('=') {
+        return (name.to_owned(), PathBuf::from(path));
+    }
+    let path = PathBuf::from(test);
+    let name = path
+        .file_name()
+        .map_or_else(|| test.to_owned(), |name| name.to_string_lossy().into_owned());
+    (name, path)
+}
+
+/// Beside the model, or in the run's folder where the model is not a file of the user's.
+fn edited_name(shared: &Shared) -> PathBuf {
+    let model = &shared.model;
+    if model == "demo" || model.starts_with("hf:") {
+        return shared.out().join("edited.safetensors");
+    }
+    let path = Path::new(model.trim_end_matches(['/', '\\']));
+    let name =
+        path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    match name.strip_suffix(".safetensors") {
+        Some(stem) => path.with_file_name(format!("{stem}-edited.safetensors")),
+        None => path.with_file_name(format!("{name}-edited")),
+    }
+}

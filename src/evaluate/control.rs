@@ -11,7 +11,12 @@ use crate::unit::Unit;
 /// As many random units of each site as `units` has there, none of `units` while others are left.
 ///
 /// `n_channels` gives each site's size; `seed` and `control` choose the draw.
-pub fn random_units(units: &[Unit], n_channels: &BTreeMap<String, usize>, seed: u64, control: u64) -> Vec<Unit> {
+pub fn random_units(
+    units: &[Unit],
+    n_channels: &BTreeMap<String, usize>,
+    seed: u64,
+    control: u64,
+) -> Vec<Unit> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(control + 1);
     let mut by_site: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
@@ -21,7 +26,8 @@ pub fn random_units(units: &[Unit], n_channels: &BTreeMap<String, usize>, seed: 
     let mut drawn = Vec::with_capacity(units.len());
     for (site, taken) in by_site {
         let n = n_channels.get(site).copied().unwrap_or_default();
-        let (mut theirs, mut others): (Vec<usize>, Vec<usize>) = (0..n).partition(|channel| taken.contains(channel));
+        let (mut theirs, mut others): (Vec<usize>, Vec<usize>) =
+            (0..n).partition(|channel| taken.contains(channel));
         others.shuffle(&mut rng);
         theirs.shuffle(&mut rng);
         let mut channels: Vec<usize> = others.into_iter().chain(theirs).take(taken.len()).collect();

@@ -1,1 +1,302 @@
-//! Results out: one file a format.
+//! Results out: plain structs, and one file a format. Never sees a tensor.
+
+mod human;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::data::Skipped;
+use crate::evaluate::Accuracy;
+use crate::policy::{Finding, Level, Limit, Observed, RuleStatus};
+use crate::unit::Unit;
+use crate::usage;
+use crate::weights::{Change, SourceFile};
+
+pub use human::human;
+pub use table::csv;
+
+/// Everything that one run found, in the order of `report.json`.
+///
+/// The same input gives the same bytes, but for what stands under `run`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub schema: &'static str,
+    /// Written last: a report without it is cut off.
+    pub complete: bool,
+    pub verdict: Verdict,
+    pub exit_code: u8,
+    /// Why the verdict is not `passed`, a line a cause.
+    pub why: Vec<String>,
+    pub tool: Tool,
+    pub policy: Option<PolicyReport>,
+    pub model: ModelReport,
+    pub data: DataReport,
+    pub descriptions: DescriptionsReport,
+    pub coverage: Coverage,
+    pub layers: Vec<Layer>,
+    pub rules: Vec<RuleReport>,
+    pub gates: Vec<Gate>,
+    /// Of the policy; none yet.
+    pub exceptions: Vec<Value>,
+    pub accuracy: Option<AccuracyReport>,
+    pub tests: Vec<TestReport>,
+    pub controls: Vec<Control>,
+    pub edit: Option<EditReport>,
+    /// What the user should know and no verdict depends on.
+    pub warnings: Vec<String>,
+    pub run: Run,
+}
+
+pub const SCHEMA: &str = "milan-report/1";
+
+/// How a run came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Passed,
+    Violated,
+    Inconclusive,
+}
+
+impl Verdict {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Passed => 0,
+            Verdict::Violated => 1,
+            Verdict::Inconclusive => 3,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Tool {
+    pub name: &'static str,
+    pub version: &'static str,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyReport {
+    pub files: Vec<crate::policy::PolicyFile>,
+    /// The policy as understood, defaults filled in.
+    pub resolved: Value,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    pub source: String,
+    pub arch: String,
+    pub files: Vec<SourceFile>,
+    pub tensors: usize,
+    /// Values that are NaN or infinite; a model with any is refused.
+    pub nan_count: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct DataReport {
+    pub source: String,
+    /// Pictures that were read.
+    pub images: usize,
+    pub skipped: Vec<Skipped>,
+    pub manifest_sha256: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct DescriptionsReport {
+    pub method: String,
+    /// Of the describer's own weights or table; `labels` has none.
+    pub weights_sha256: Option<String>,
+}
+
+/// How many units were looked at, and how many of them something is known of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    pub units: usize,
+    pub described: usize,
+    pub unknown: usize,
+    pub dead: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    pub name: String,
+    pub units: usize,
+    pub described: usize,
+    pub unknown: usize,
+    pub dead: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct RuleReport {
+    pub id: String,
+    pub title: Option<String>,
+    pub level: Level,
+    pub status: RuleStatus,
+    pub limits: Limit,
+    pub observed: Observed,
+    pub why: Vec<String>,
+    pub units: Vec<UnitReport>,
+}
+
+/// A unit that a rule matches.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UnitReport {
+    pub layer: String,
+    pub unit: usize,
+    pub description: String,
+    pub confidence: f32,
+    /// The accuracy that zeroing it alone costs, where that was measured.
+    pub importance: Option<f64>,
+    pub matched: String,
+}
+
+impl UnitReport {
+    pub fn of(finding: &Finding, importance: Option<f64>) -> UnitReport {
+        UnitReport {
+            layer: finding.unit.site.clone(),
+            unit: finding.unit.channel,
+            description: finding.description.clone(),
+            confidence: finding.confidence,
+            importance,
+            matched: finding.matched.clone(),
+        }
+    }
+}
+
+/// A number that was held against a limit, other than a rule's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Gate {
+    pub id: String,
+    pub passed: bool,
+    pub limit: f64,
+    pub observed: f64,
+}
+
+/// The main test set. An audit has only `before`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AccuracyReport {
+    pub before: Accuracy,
+    pub after: Option<Accuracy>,
+    /// Top-1 after less before, of shares in 0..=1.
+    pub delta: Option<f64>,
+    /// The 95 % interval of `delta`, by a paired bootstrap.
+    pub ci95: Option<[f64; 2]>,
+    /// Pictures whose first answer changed.
+    pub changed: Option<usize>,
+}
+
+/// Top-1 on one test set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TestReport {
+    pub name: String,
+    pub n: usize,
+    pub before: f64,
+    pub after: f64,
+    pub delta: f64,
+    pub ci95: [f64; 2],
+}
+
+/// Other units deleted instead, for comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Control {
+    pub kind: &'static str,
+    pub seed: u64,
+    pub units: Vec<Unit>,
+    pub tests: Vec<TestReport>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct EditReport {
+    pub units: Vec<Unit>,
+    /// Units that were asked for but have no exact edit, with the reason.
+    pub refused: Vec<Refused>,
+    pub changes: Vec<Change>,
+    pub bytes_changed: u64,
+    pub verified: Verified,
+    /// `None` when nothing was written: a dry run, or a gate was violated.
+    pub output: Option<OutputReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    pub unit: Unit,
+    pub reason: String,
+}
+
+/// The written file, loaded afresh, against the network ablated in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Verified {
+    pub images: usize,
+    /// The greatest difference of a logit, relative to the greatest logit.
+    pub max_difference: f64,
+    /// The same between the original network and the edited one: how much the edit moves.
+    pub max_effect: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutputReport {
+    pub path: PathBuf,
+    pub sha256: std::collections::BTreeMap<String, String>,
+}
+
+/// What differs from one run to the next.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// Seconds since 1970.
+    pub started: u64,
+    pub seconds: f64,
+    pub seed: u64,
+    pub device: String,
+    pub threads: usize,
+    /// Where the run's files are, if any were written.
+    pub out: Option<PathBuf>,
+}
+
+/// A way to write a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For a terminal.
+    Human,
+    /// The whole report.
+    Json,
+    /// One line a unit that a rule matches.
+    Csv,
+}
+
+impl FromStr for Format {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Format> {
+        Ok(match text {
+            "human" => Format::Human,
+            "json" => Format::Json,
+            "csv" => Format::Csv,
+            _ => return Err(usage!("`{text}` is no report format; there are human, json, csv")),
+        })
+    }
+}
+
+/// `report.json`.
+pub fn json(report: &Report) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(report).context("a report is not JSON")? + "\n")
+}
+
+/// Writes a text beside its place and renames it there. Makes the folder.
+pub fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let writing = || format!("cannot write {}", path.display());
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).with_context(writing)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.prefix(".milan-").tempfile_in(folder).with_context(writing)?;
+    file.write_all(text.as_bytes()).with_context(writing)?;
+    file.as_file().sync_all().with_context(writing)?;
+    file.persist(path).with_context(writing)?;
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! The first flow: what does each unit of a model fire on, and does the policy allow it?
+
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+
+use crate::describe::{self, Describer, table};
+use crate::exemplars::{Exemplars, export, store};
+use crate::model::run::Ablate;
+use crate::pass::{self, Pass, Progress, Settings};
+use crate::policy::{self, Level, Outcome, Policy, RuleStatus};
+use crate::report::{
+    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, PolicyReport,
+    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json, write_file,
+};
+use crate::subject::{self, Source, Subject};
+use crate::unit::{Description, Status, Unit};
+use crate::weights::digest;
+use crate::{data, evaluate};
+
+/// What an audit needs to know.
+pub struct Config {
+    pub source: Source,
+    /// Layer patterns; none means the describer's or the architecture's own choice.
+    pub layers: Vec<String>,
+    pub describer: Describer,
+    /// A name or path.
+    pub policy: Option<String>,
+    pub settings: Settings,
+    pub seed: u64,
+    /// The run's folder; `None` writes nothing.
+    pub out: Option<PathBuf>,
+    /// Also write the reference's exemplar files.
+    pub export: bool,
+}
+
+/// Describes every unit and holds the descriptions against the policy. Files are written before the
+/// verdict is returned.
+pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
+    let started = Started::now();
+    let policy = config.policy.as_deref().map(policy::load).transpose()?;
+    config.settings.exemplars.check()?;
+    let subject = subject::open(&config.source)?;
+    let sites = sites(&subject, &config.describer, &config.layers)?;
+    let found = pass::pass(
+        &subject.model.network,
+        &subject.probe,
+        &sites,
+        &Ablate::default(),
+        &config.settings,
+        "pictures",
+        progress,
+    )?;
+    let min_confidence =
+        policy.as_ref().map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
+    let descriptions =
+        describe(&subject, &found.exemplars, &config.describer, min_confidence, config.seed)?;
+    let outcomes =
+        policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
+
+    let mut report =
+        report(&subject, &found, &config.describer, &descriptions, config.seed, &config.settings)?;
+    report.rules = rules(policy.as_ref(), &outcomes, |_| None);
+    report.policy = policy.as_ref().map(policy_report).transpose()?;
+    (report.verdict, report.why) = verdict(policy.as_ref(), &outcomes, &report.coverage);
+    report.exit_code = report.verdict.exit_code();
+    report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
+    if let Some(out) = &config.out {
+        write(out, &subject, &found.exemplars, &descriptions, |_| None, config.export)?;
+        write_file(&out.join("report.json"), &json(&report)?)?;
+    }
+    Ok(report)
+}
+
+/// Where to look: what the user says, else what the table of descriptions speaks of, else the
+/// architecture's own list.
+pub(crate) fn sites(
+    subject: &Subject,
+    describer: &Describer,
+    layers: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let graph = subject.model.graph();
+    match describer {
+        Describer::Csv(file) if layers.is_empty() => {
+            let named = table::layers(file)?;
+            let unknown: Vec<&String> =
+                named.iter().filter(|layer| graph.find(layer).is_none()).collect();
+            if let Some(first) = unknown.first() {
+                return Err(crate::usage!(
+                    "{} describes {} layers that {} does not have, such as `{first}`; its own are {}",
+                    file.display(),
+                    unknown.len(),
+                    subject.model.arch,
+                    graph.default_sites().join(", ")
+                ));
+            }
+            if named.is_empty() { Ok(graph.default_sites().to_vec()) } else { Ok(named) }
+        }
+        _ => subject::sites(graph, layers),
+    }
+}
+
+pub(crate) fn describe(
+    subject: &Subject,
+    exemplars: &Exemplars,
+    describer: &Describer,
+    min_confidence: f32,
+    seed: u64,
+) -> anyhow::Result<Vec<Description>> {
+    let labels: Vec<Option<usize>> =
+        subject.probe.dataset.pictures.iter().map(|it| it.label).collect();
+    let classes =
+        if subject.classes.is_empty() { &subject.probe.dataset.classes } else { &subject.classes };
+    describe::describe(
+        describer,
+        exemplars,
+        &describe::Config { labels: &labels, classes, min_confidence, seed },
+    )
+}
+
+/// A report of everything but the policy, the edit and the run itself.
+pub(crate) fn report(
+    subject: &Subject,
+    found: &Pass,
+    describer: &Describer,
+    descriptions: &[Description],
+    seed: u64,
+    settings: &Settings,
+) -> anyhow::Result<Report> {
+    let weights = &subject.weights;
+    let accuracy = evaluate::accuracy(&found.predictions, &subject.classes).map(|before| {
+        AccuracyReport { before, after: None, delta: None, ci95: None, changed: None }
+    });
+    let layers = layers(descriptions);
+    let coverage = layers.iter().fold(Coverage::default(), |sum, layer| Coverage {
+        units: sum.units + layer.units,
+        described: sum.described + layer.described,
+        unknown: sum.unknown + layer.unknown,
+        dead: sum.dead + layer.dead,
+    });
+    let weights_sha256 = match describer {
+        Describer::Labels => None,
+        Describer::Csv(file) => Some(digest(file)?.1),
+    };
+    Ok(Report {
+        schema: SCHEMA,
+        complete: true,
+        verdict: Verdict::Inconclusive,
+        exit_code: Verdict::Inconclusive.exit_code(),
+        why: vec![],
+        tool: Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") },
+        policy: None,
+        model: ModelReport {
+            source: subject.source.model.clone(),
+            arch: subject.model.arch.clone(),
+            files: weights.files().to_vec(),
+            tensors: weights.tensors().len(),
+            nan_count: 0,
+        },
+        data: DataReport {
+            source: subject.probe.dataset.source.clone(),
+            images: found.predictions.len(),
+            skipped: found.read.skipped.clone(),
+            manifest_sha256: found.read.manifest_sha256.clone(),
+        },
+        descriptions: DescriptionsReport { method: describer.to_string(), weights_sha256 },
+        coverage,
+        layers,
+        rules: vec![],
+        gates: vec![],
+        exceptions: vec![],
+        accuracy,
+        tests: vec![],
+        controls: vec![],
+        edit: None,
+        warnings: subject.warnings.clone(),
+        run: Started::now().finish(seed, &subject.source, settings, None),
+    })
+}
+
+/// How many units of each layer are what, in the order of the descriptions.
+fn layers(descriptions: &[Description]) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for description in descriptions {
+        let site = &description.unit.site;
+        if layers.last().is_none_or(|layer| layer.name != *site) {
+            layers.push(Layer { name: site.clone(), units: 0, described: 0, unknown: 0, dead: 0 });
+        }
+        if let Some(layer) = layers.last_mut() {
+            layer.units += 1;
+            match description.status {
+                Status::Described => layer.described += 1,
+                Status::Unknown => layer.unknown += 1,
+                Status::Dead => layer.dead += 1,
+            }
+        }
+    }
+    layers
+}
+
+pub(crate) fn rules(
+    policy: Option<&Policy>,
+    outcomes: &[Outcome],
+    importance: impl Fn(&Unit) -> Option<f64>,
+) -> Vec<RuleReport> {
+    let rules = policy.map(|policy| policy.rules.as_slice()).unwrap_or_default();
+    let report = |(rule, outcome): (&policy::Rule, &Outcome)| RuleReport {
+        id: rule.id.clone(),
+        title: rule.title.clone(),
+        level: rule.level,
+        status: outcome.status,
+        limits: rule.limit,
+        observed: outcome.observed,
+        why: outcome.why.clone(),
+        units: outcome.findings.iter().map(|it| UnitReport::of(it, importance(&it.unit))).collect(),
+    };
+    rules.iter().zip(outcomes).map(report).collect()
+}
+
+pub(crate) fn policy_report(policy: &Policy) -> anyhow::Result<PolicyReport> {
+    let resolved = serde_json::to_value(policy).context("a policy is not JSON")?;
+    Ok(PolicyReport { files: policy.files.clone(), resolved })
+}
+
+/// A violated rule beats an inconclusive one; nothing looked at is never clean.
+fn verdict(
+    policy: Option<&Policy>,
+    outcomes: &[Outcome],
+    coverage: &Coverage,
+) -> (Verdict, Vec<String>) {
+    let Some(policy) = policy else {
+        let why =
+            "no policy was given, so nothing was held against the descriptions; try --policy faces";
+        return (Verdict::Inconclusive, vec![why.to_owned()]);
+    };
+    let of = |status: RuleStatus| {
+        let rules = policy.rules.iter().zip(outcomes);
+        let some =
+            rules.filter(move |(rule, it)| it.status == status && rule.level != Level::Allow);
+        some.map(|(rule, it)| format!("{}: {}", rule.id, it.why.join(", "))).collect::<Vec<_>>()
+    };
+    let (violated, inconclusive) = (of(RuleStatus::Violated), of(RuleStatus::Inconclusive));
+    if !violated.is_empty() {
+        (Verdict::Violated, violated)
+    } else if coverage.described == 0 {
+        (
+            Verdict::Inconclusive,
+            vec![format!("none of the {} units could be described", coverage.units)],
+        )
+    } else if !inconclusive.is_empty() {
+        (Verdict::Inconclusive, inconclusive)
+    } else {
+        (Verdict::Passed, vec![])
+    }
+}
+
+/// Everything of a run but its report.
+pub(crate) fn write(
+    out: &Path,
+    subject: &Subject,
+    exemplars: &Exemplars,
+    descriptions: &[Description],
+    importance: impl Fn(&Unit) -> Option<f64>,
+    with_export: bool,
+) -> anyhow::Result<()> {
+    let dataset = &subject.probe.dataset;
+    write_file(&out.join("descriptions.csv"), &table::write(descriptions, importance)?)?;
+    let files: Vec<&str> = dataset.pictures.iter().map(|it| it.file.as_str()).collect();
+    store::write(out, exemplars, &files)?;
+    if with_export {
+        let preprocess = &subject.probe.preprocess;
+        let side = preprocess.crop as usize;
+        let mut picture = |id: usize| {
+            let path = dataset.root.join(&dataset.pictures[id].file);
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let cropped = preprocess.crop(&data::decode(&bytes)?)?;
+            let channels =
+                (0..3).flat_map(|channel| cropped.pixels().map(move |pixel| pixel.0[channel]));
+            Ok(channels.collect())
+        };
+        for site in &exemplars.sites {
+            export::export(out, site, side, &mut picture)?;
+        }
+    }
+    Ok(())
+}
+
+/// The one line that says why the exit code is not 0.
+pub fn why(report: &Report) -> String {
+    let word = match report.verdict {
+        Verdict::Passed => "passed",
+        Verdict::Violated => "violated",
+        Verdict::Inconclusive => "inconclusive",
+    };
+    format!("{word}: {}", report.why.join("; "))
+}
+
+/// When a run began.
+pub(crate) struct Started(SystemTime, Instant);
+
+impl Started {
+    pub(crate) fn now() -> Started {
+        Started(SystemTime::now(), Instant::now())
+    }
+
+    pub(crate) fn finish(
+        &self,
+        seed: u64,
+        source: &Source,
+        settings: &Settings,
+        out: Option<PathBuf>,
+    ) -> Run {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let device = if source.device.is_cpu() { "cpu" } else { "cuda" };
+        Run {
+            started: since.as_secs(),
+            seconds: (self.1.elapsed().as_secs_f64() * 1000.).round() / 1000.,
+            seed,
+            device: device.into(),
+            threads: settings.threads,
+            out,
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The summary for a terminal: what was looked at, the verdict, why, and what to do next.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use super::table::word;
+use super::{AccuracyReport, EditReport, Report, RuleReport, TestReport, Verdict};
+
+/// Units shown for each rule.
+const MAX_UNITS: usize = 10;
+const MAX_TEXT: usize = 48;
+
+/// The summary, at most `width` columns wide.
+pub fn human(report: &Report, width: usize, color: bool) -> String {
+    let mut text = String::new();
+    let mut line = |it: String| {
+        text.push_str(&it);
+        text.push('\n');
+    };
+    line(shortened(&headline(report), width));
+    if let Some(accuracy) = &report.accuracy {
+        line(shortened(&accuracy_line(accuracy), width));
+    }
+    if !report.rules.is_empty() {
+        line(String::new());
+        line(rules_table(report, width).to_string());
+    }
+    for rule in report.rules.iter().filter(|rule| !rule.units.is_empty()) {
+        line(String::new());
+        line(units_table(rule, width).to_string());
+        if MAX_UNITS < rule.units.len() {
+            line(format!("… and {} more; all are in report.json", rule.units.len() - MAX_UNITS));
+        }
+    }
+    if !report.layers.is_empty() {
+        line(String::new());
+        line(layers_table(report, width).to_string());
+    }
+    if let Some(edit) = &report.edit {
+        line(String::new());
+        edit_lines(edit).into_iter().for_each(|it| line(shortened(&it, width)));
+    }
+    if !report.tests.is_empty() {
+        line(String::new());
+        line(tests_table(report, width).to_string());
+    }
+    let skipped =
+        report.data.skipped.iter().map(|it| format!("skipped {}: {}", it.file, it.reason));
+    let notes: Vec<String> =
+        report.warnings.iter().map(|it| format!("warning: {it}")).chain(skipped).collect();
+    if !notes.is_empty() {
+        line(String::new());
+        for note in notes.iter().take(MAX_UNITS) {
+            wrapped(note, width).into_iter().for_each(&mut line);
+        }
+        if MAX_UNITS < notes.len() {
+            line(format!("… and {} more", notes.len() - MAX_UNITS));
+        }
+    }
+    line(String::new());
+    line(verdict_line(report, color));
+    if let Some(out) = &report.run.out {
+        line(shortened(&format!("Everything is in {}", out.display()), width));
+    }
+    if let Some(next) = next_step(report) {
+        line(shortened(&next, width));
+    }
+    text
+}
+
+fn headline(report: &Report) -> String {
+    format!(
+        "{} ({}) · {} · {} described by {}",
+        report.model.source,
+        report.model.arch,
+        counted(report.data.images, "picture"),
+        counted(report.coverage.units, "unit"),
+        report.descriptions.method
+    )
+}
+
+fn accuracy_line(accuracy: &AccuracyReport) -> String {
+    let before = &accuracy.before;
+    let mut line = format!(
+        "accuracy: top-1 {}, top-5 {} on {}",
+        percent(before.top1),
+        percent(before.top5),
+        counted(before.n, "labelled picture")
+    );
+    if let Some(after) = &accuracy.after {
+        line.push_str(&format!(" → top-1 {}, top-5 {}", percent(after.top1), percent(after.top5)));
+    }
+    line
+}
+
+fn rules_table(report: &Report, width: usize) -> Table {
+    let mut table =
+        new_table(width, &["rule", "level", "status", "units", "in scope", "unknown", "dead"]);
+    for rule in &report.rules {
+        let observed = &rule.observed;
+        table.add_row(vec![
+            rule.id.clone(),
+            word(&rule.level).unwrap_or_default(),
+            word(&rule.status).unwrap_or_default(),
+            observed.units.to_string(),
+            observed.in_scope.to_string(),
+            observed.unknown.to_string(),
+            observed.dead.to_string(),
+        ]);
+    }
+    right(&mut table, 3..7);
+    table
+}
+
+fn units_table(rule: &RuleReport, width: usize) -> Table {
+    let measured = rule.units.iter().any(|unit| unit.importance.is_some());
+    let mut header = vec![rule.id.as_str(), "confidence", "description"];
+    if measured {
+        header.insert(2, "importance");
+    }
+    let mut table = new_table(width, &header);
+    for unit in rule.units.iter().take(MAX_UNITS) {
+        let mut row = vec![
+            format!("{}:{}", unit.layer, unit.unit),
+            format!("{:.2}", unit.confidence),
+            shortened(&unit.description, MAX_TEXT),
+        ];
+        if measured {
+            row.insert(2, unit.importance.map_or(String::new(), points));
+        }
+        table.add_row(row);
+    }
+    right(&mut table, 1..2 + usize::from(measured));
+    table
+}
+
+fn layers_table(report: &Report, width: usize) -> Table {
+    let mut table = new_table(width, &["layer", "units", "described", "unknown", "dead"]);
+    for layer in &report.layers {
+        let counts = [layer.units, layer.described, layer.unknown, layer.dead];
+        let mut row = vec![shortened(&layer.name, MAX_TEXT)];
+        row.extend(counts.map(|count| count.to_string()));
+        table.add_row(row);
+    }
+    if 1 < report.layers.len() {
+        let all = &report.coverage;
+        let mut row = vec!["all".to_owned()];
+        row.extend(
+            [all.units, all.described, all.unknown, all.dead].map(|count| count.to_string()),
+        );
+        table.add_row(row);
+    }
+    right(&mut table, 1..5);
+    table
+}
+
+fn tests_table(report: &Report, width: usize) -> Table {
+    let mut table =
+        new_table(width, &["top-1 on", "deleted", "before", "after", "difference, points [95 %]"]);
+    let mut add = |who: String, test: &TestReport| {
+        let difference =
+            format!("{} [{}, {}]", points(test.delta), points(test.ci95[0]), points(test.ci95[1]));
+        table.add_row(vec![
+            shortened(&test.name, 24),
+            who,
+            percent(test.before),
+            percent(test.after),
+            difference,
+        ]);
+    };
+    let n_units = report.edit.as_ref().map_or(0, |edit| edit.units.len());
+    for test in &report.tests {
+        add(counted(n_units, "matching unit"), test);
+        for control in &report.controls {
+            let same = control.tests.iter().filter(|it| it.name == test.name);
+            same.for_each(|it| {
+                add(
+                    format!(
+                        "{} random, seed {}",
+                        counted(control.units.len(), "unit"),
+                        control.seed
+                    ),
+                    it,
+                )
+            });
+        }
+    }
+    right(&mut table, 2..5);
+    table
+}
+
+fn edit_lines(edit: &EditReport) -> Vec<String> {
+    let n_slices: usize = edit.changes.iter().map(|change| change.indices.len()).sum();
+    let mut lines = vec![format!(
+        "edit: {} zeroed through {} of {}, {} changed",
+        counted(edit.units.len(), "unit"),
+        counted(n_slices, "slice"),
+        counted(edit.changes.len(), "tensor axis").replace("axiss", "axes"),
+        counted(edit.bytes_changed as usize, "byte")
+    )];
+    lines.push(format!(
+        "check: the written file differs from the ablated network by {:.1e} of the largest logit on {}; the edit itself moves {:.1e}",
+        edit.verified.max_difference,
+        counted(edit.verified.images, "picture"),
+        edit.verified.max_effect
+    ));
+    if !edit.refused.is_empty() {
+        let first = &edit.refused[0];
+        lines.push(format!(
+            "left alone: {}, such as {}: {}",
+            counted(edit.refused.len(), "unit"),
+            first.unit,
+            first.reason
+        ));
+    }
+    match &edit.output {
+        Some(output) => lines.push(format!("written: {}", output.path.display())),
+        None => lines.push("written: nothing".to_owned()),
+    }
+    lines
+}
+
+fn verdict_line(report: &Report, color: bool) -> String {
+    let (word, code) = match report.verdict {
+        Verdict::Passed => ("PASSED", "32"),
+        Verdict::Violated => ("VIOLATED", "31"),
+        Verdict::Inconclusive => ("INCONCLUSIVE", "33"),
+    };
+    let word = if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
+    match report.why.first() {
+        Some(why) => format!("{word}  {}", shortened(why, 80)),
+        None => word,
+    }
+}
+
+/// What a user would do now.
+fn next_step(report: &Report) -> Option<String> {
+    let policy = report.policy.as_ref()?.files.first()?;
+    let policy = policy.path.strip_prefix("built-in:").unwrap_or(&policy.path);
+    match (report.verdict, &report.edit) {
+        (Verdict::Violated, None) => {
+            Some(format!("Next: milan-edit --policy {policy} writes a model without these units"))
+        }
+        _ => None,
+    }
+}
+
+fn new_table(width: usize, header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width.min(u16::MAX.into()) as u16)
+        .set_header(header.iter().map(Cell::new));
+    table
+}
+
+fn right(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `1 unit`, `3 units`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100. * share)
+}
+
+/// A difference of shares in percentage points, with its sign.
+fn points(difference: f64) -> String {
+    let points = format!("{:.2}", 100. * difference.abs());
+    match points.trim_matches(['0', '.']).is_empty() {
+        true => points,
+        false if difference < 0. => format!("−{points}"),
+        false => format!("+{points}"),
+    }
+}
+
+/// At most `width` characters, the last an ellipsis where something is missing.
+fn shortened(text: &str, width: usize) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Lines of whole words, those after the first indented.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if !lines[last].trim().is_empty()
+            && width < lines[last].chars().count() + 1 + word.chars().count()
+        {
+            lines.push(format!("  {}", shortened(word, width - 2)));
+        } else {
+            let space = if lines[last].is_empty() { "" } else { " " };
+            let added = format!("{space}{}", shortened(word, width - 2));
+            lines[last].push_str(&added);
+        }
+    }
+    lines
+}
