@@ -91,7 +91,8 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
         controls: cli.controls,
         skip_not_editable: cli.skip_not_editable,
         write: cli.write.clone().unwrap_or_else(|| edited_name(shared)),
-        force: cli.force,
+        // The demo's file is ours to replace.
+        force: cli.force || (shared.model == "demo" && cli.write.is_none()),
         dry_run: shared.dry_run,
         settings,
         seed: shared.seed,

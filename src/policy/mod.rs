@@ -121,7 +121,6 @@ pub enum RuleStatus {
 
 /// What a rule saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Observed {
     pub units: usize,
     /// Of the units in scope, 0..=1.

@@ -1,12 +1,18 @@
 //! The summary for a terminal: what was looked at, the verdict, why, and what to do next.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::table::word;
 use super::{AccuracyReport, EditReport, Report, RuleReport, TestReport, Verdict};
+use crate::evaluate::ClassAccuracy;
 
+/// One line under the header, and no other.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 /// Units shown for each rule.
 const MAX_UNITS: usize = 10;
+/// Classes shown whose accuracy changed most.
+const MAX_CLASSES: usize = 3;
 const MAX_TEXT: usize = 48;
 
 /// The summary, at most `width` columns wide.
@@ -42,6 +48,7 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
     if !report.tests.is_empty() {
         line(String::new());
         line(tests_table(report, width).to_string());
+        report.accuracy.iter().flat_map(class_lines).for_each(|it| line(shortened(&it, width)));
     }
     let skipped =
         report.data.skipped.iter().map(|it| format!("skipped {}: {}", it.file, it.reason));
@@ -169,7 +176,7 @@ fn tests_table(report: &Report, width: usize) -> Table {
     };
     let n_units = report.edit.as_ref().map_or(0, |edit| edit.units.len());
     for test in &report.tests {
-        add(counted(n_units, "matching unit"), test);
+        add(counted(n_units, "chosen unit"), test);
         for control in &report.controls {
             let same = control.tests.iter().filter(|it| it.name == test.name);
             same.for_each(|it| {
@@ -188,6 +195,28 @@ fn tests_table(report: &Report, width: usize) -> Table {
     table
 }
 
+/// The classes that lost or won most.
+fn class_lines(accuracy: &AccuracyReport) -> Option<String> {
+    let after = accuracy.after.as_ref()?;
+    let pairs = accuracy.before.per_class.iter().zip(&after.per_class);
+    let mut changed: Vec<_> = pairs.filter(|(before, after)| before.top1 != after.top1).collect();
+    changed.sort_by(|a, b| {
+        let size =
+            |(before, after): &(&ClassAccuracy, &ClassAccuracy)| (after.top1 - before.top1).abs();
+        size(b).total_cmp(&size(a))
+    });
+    let shown = changed.iter().take(MAX_CLASSES).map(|(before, after)| {
+        format!(
+            "{} {} → {}",
+            shortened(&before.name, 24),
+            percent(before.top1),
+            percent(after.top1)
+        )
+    });
+    let shown: Vec<String> = shown.collect();
+    (!shown.is_empty()).then(|| format!("classes that changed most: {}", shown.join(" · ")))
+}
+
 fn edit_lines(edit: &EditReport) -> Vec<String> {
     let n_slices: usize = edit.changes.iter().map(|change| change.indices.len()).sum();
     let mut lines = vec![format!(
@@ -198,10 +227,9 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
         counted(edit.bytes_changed as usize, "byte")
     )];
     lines.push(format!(
-        "check: the written file differs from the ablated network by {:.1e} of the largest logit on {}; the edit itself moves {:.1e}",
-        edit.verified.max_difference,
+        "check: reloaded on {}, it differs from the ablated network by {:.0e} of the largest logit",
         counted(edit.verified.images, "picture"),
-        edit.verified.max_effect
+        edit.verified.max_difference
     ));
     if !edit.refused.is_empty() {
         let first = &edit.refused[0];
@@ -247,7 +275,7 @@ fn next_step(report: &Report) -> Option<String> {
 fn new_table(width: usize, header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width.min(u16::MAX.into()) as u16)
         .set_header(header.iter().map(Cell::new));

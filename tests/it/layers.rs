@@ -4,13 +4,38 @@ use std::path::{Path, PathBuf};
 
 /// In the order of the data. A folder may use itself and those before it.
 const ORDER: &[&str] = &[
-    "error", "unit", "weights", "data", "model", "demo", "exemplars", "describe", "policy", "edit",
-    "evaluate", "report", "pass", "subject", "audit", "revise", "cli",
+    "error",
+    "unit",
+    "weights",
+    "data",
+    "model",
+    "demo",
+    "exemplars",
+    "describe",
+    "policy",
+    "edit",
+    "evaluate",
+    "report",
+    "pass",
+    "subject",
+    "audit",
+    "revise",
+    "cli",
 ];
 
 /// What a folder must not know although it comes before.
 const NARROWER: &[(&str, &[&str])] = &[
-    ("policy", &["candle_core", "crate::weights", "crate::model", "crate::data", "crate::exemplars", "crate::describe"]),
+    (
+        "policy",
+        &[
+            "candle_core",
+            "crate::weights",
+            "crate::model",
+            "crate::data",
+            "crate::exemplars",
+            "crate::describe",
+        ],
+    ),
     ("report", &["candle_core", "crate::weights", "crate::model", "crate::exemplars"]),
     ("edit", &["crate::policy", "std::fs"]),
     ("model", &["crate::data", "std::fs"]),
@@ -21,7 +46,8 @@ const NARROWER: &[(&str, &[&str])] = &[
 fn folders_only_use_the_ones_before_them() {
     let mut wrong = Vec::new();
     for (rank, folder) in ORDER.iter().enumerate() {
-        let never = NARROWER.iter().filter(|(it, _)| it == folder).flat_map(|(_, never)| never.iter());
+        let never =
+            NARROWER.iter().filter(|(it, _)| it == folder).flat_map(|(_, never)| never.iter());
         let later = ORDER[rank + 1..].iter().map(|it| format!("crate::{it}"));
         let forbidden: Vec<String> = later.chain(never.map(|it| (*it).to_owned())).collect();
         for file in files_of(folder) {
@@ -37,7 +63,8 @@ fn folders_only_use_the_ones_before_them() {
 #[test]
 fn every_folder_has_its_place_in_the_order() {
     let listed = std::fs::read_to_string(src().join("lib.rs")).unwrap();
-    let modules = listed.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let modules =
+        listed.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
     let unplaced: Vec<&str> = modules.filter(|module| !ORDER.contains(module)).collect();
     assert_eq!(unplaced, Vec::<&str>::new());
 }

@@ -1,8 +1,9 @@
 //! The one integration binary: a module a subject.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod data;
-mod exemplars;
+mod edits;
 mod files;
 mod graphs;
-mod policies;
+mod layers;
+mod programs;
+mod support;

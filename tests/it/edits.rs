@@ -1,0 +1,141 @@
+//! Over all architectures: an edit of weights computes what the ablated network computes, or is refused.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use milan::edit::plan::{Way, plan, way};
+use milan::model::graph::Graph;
+use milan::model::run::{Ablate, Untapped};
+use milan::model::zoo;
+use milan::unit::Unit;
+use milan::weights::Change;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::graphs::{filled, network, pictures};
+
+/// The tensors with the change's slices set to zero, as the file would hold them.
+fn edited(tensors: &BTreeMap<String, Tensor>, changes: &[Change]) -> BTreeMap<String, Tensor> {
+    let mut tensors = tensors.clone();
+    for Change { tensor, axis, indices } in changes {
+        let old = &tensors[tensor];
+        let n = old.dim(*axis).unwrap();
+        let keep: Vec<f32> = (0..n).map(|i| if indices.contains(&i) { 0. } else { 1. }).collect();
+        let mut shape = vec![1; old.rank()];
+        shape[*axis] = n;
+        let keep = Tensor::from_vec(keep, shape, old.device()).unwrap();
+        let new = old.broadcast_mul(&keep).unwrap();
+        tensors.insert(tensor.clone(), new);
+    }
+    tensors
+}
+
+fn greatest(xs: &Tensor) -> f32 {
+    xs.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// Three random units of a site: how they are edited, and how much the edit moves the logits.
+fn check_site(name: &str, graph: &Graph, tensors: &BTreeMap<String, Tensor>, site: &str) -> String {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let id = graph.find(site).unwrap();
+    let units: Vec<Unit> =
+        (0..3).map(|_| Unit::new(site, rng.random_range(0..graph.node(id).channels))).collect();
+    let plan = plan(graph, "", &units).unwrap();
+    if let Some(refused) = plan.refused.first() {
+        assert!(plan.changes.is_empty() && !refused.reason.is_empty(), "{name} {site}");
+        assert!(way(graph, id).is_err());
+        return "refused".into();
+    }
+    let xs = pictures(if name.starts_with("cifar") { 32 } else { 64 });
+    let original = network(graph.clone(), tensors);
+    let before = original.run(&xs, &mut Untapped).unwrap();
+    let mut ablate = Ablate::new(graph, units.iter().map(|unit| (id, unit.channel)));
+    let wanted = original.run(&xs, &mut ablate).unwrap();
+    let found =
+        network(graph.clone(), &edited(tensors, &plan.changes)).run(&xs, &mut Untapped).unwrap();
+    let difference = greatest(&(&found - &wanted).unwrap());
+    let effect = greatest(&(&found - &before).unwrap());
+    assert!(difference <= 1e-4 * greatest(&wanted), "{name} {site}: {difference:e}");
+    assert!(0. < effect, "{name} {site}: the units move nothing, so the test says nothing");
+    match way(graph, id).unwrap() {
+        Way::Writers => "writers".into(),
+        Way::Readers => "readers".into(),
+    }
+}
+
+#[track_caller]
+fn check(name: &str, wanted: &[&str]) {
+    let graph = zoo::by_name(name).unwrap().build(10);
+    let tensors = filled(&graph);
+    let sites = graph.default_sites();
+    let found: Vec<String> =
+        sites.iter().map(|site| check_site(name, &graph, &tensors, site)).collect();
+    println!(
+        "{name}: {}",
+        sites.iter().zip(&found).map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>().join(", ")
+    );
+    assert_eq!(found, wanted, "{name}: {sites:?}");
+}
+
+#[test]
+fn resnets() {
+    let ways = ["writers", "readers", "readers", "readers", "readers"];
+    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] {
+        check(name, &ways);
+    }
+}
+
+/// Behind a parameter-free shortcut a stage's output reaches a sum unweighted: it cannot be edited.
+#[test]
+fn cifar_resnets() {
+    for name in ["cifar_resnet20", "cifar_resnet56"] {
+        check(name, &["writers", "refused", "refused", "readers"]);
+    }
+    for name in ["cifar_resnet8_b", "cifar_resnet20_b"] {
+        check(name, &["writers", "readers", "readers", "readers"]);
+    }
+}
+
+#[test]
+fn mobilenet_and_alexnet() {
+    check(
+        "mobilenet_v2",
+        &[
+            "writers", "writers", "writers", "readers", "refused", "refused", "refused", "writers",
+            "readers", "writers",
+        ],
+    );
+    check("alexnet", &["writers"; 5]);
+}
+
+#[test]
+fn efficientnets() {
+    for n in 0..5 {
+        let ways = [
+            "writers", "writers", "readers", "readers", "readers", "readers", "readers", "writers",
+            "writers",
+        ];
+        check(&format!("efficientnet_lite{n}"), &ways);
+    }
+}
+
+#[test]
+fn vggs() {
+    for name in ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+    {
+        check(name, &["writers"; 5]);
+    }
+}
+
+/// Every node of every kind of network, not only the sites that are looked at by default.
+#[test]
+fn every_node_of_a_small_network_edits_exactly_or_is_refused() {
+    let graph = zoo::by_name("cifar_resnet8_b").unwrap().build(10);
+    let tensors = filled(&graph);
+    let names: Vec<String> = graph.nodes().iter().skip(1).map(|node| node.name.clone()).collect();
+    let refused: Vec<&String> = names
+        .iter()
+        .filter(|name| check_site("cifar_resnet8_b", &graph, &tensors, name) == "refused")
+        .collect();
+    assert_eq!(refused, ["layer1.0.add"].iter().collect::<Vec<_>>());
+}
