@@ -175,11 +175,12 @@ mod tests {
             site: "a".into(),
             n_units: 1,
             k,
+            quantile: 0.99,
             map: (1, 1),
             n_pictures: 100,
             ids: (0..k).collect(),
             activations,
-            maps: vec![0.; k],
+            maps: vec![half::f16::ZERO; k],
             thresholds: vec![0.5],
             dead: vec![false],
         };

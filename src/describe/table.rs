@@ -227,6 +227,7 @@ mod tests {
             site: site.into(),
             n_units,
             k: 0,
+            quantile: 0.99,
             map: (1, 1),
             n_pictures: 0,
             ids: vec![],

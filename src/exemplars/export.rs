@@ -2,22 +2,19 @@
 //! `images.npy`, `masks.npy`, `ids.csv`, `activations.csv` in each layer's folder.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::ensure;
 
 use super::SiteExemplars;
-use super::store::{site_folder, write_whole};
+use super::store::{site_folder, write_beside, write_whole};
 
 /// The reference's side of pictures and masks, in pixels.
 pub const SIDE: usize = 224;
 
-/// Pictures kept decoded: the best ones recur over many units.
-const CACHED: usize = 256;
-
-/// Writes one site in constant memory. `picture` gives a picture by id, `(3, side, side)` bytes.
+/// Writes one site in constant memory. `picture` gives a picture by id, `(3, side, side)` bytes, and is
+/// asked once for each: a picture is written at all its places in the file at once.
 pub fn export(
     out: &Path,
     site: &SiteExemplars,
@@ -25,30 +22,33 @@ pub fn export(
     picture: &mut dyn FnMut(usize) -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<()> {
     let folder = site_folder(out, &site.site);
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
     let (u, k) = (site.n_units, site.k);
-    let mut cache = BTreeMap::new();
-    write_npy(&folder.join("images.npy"), &[u, k, 3, side, side], |file| {
-        for &id in &site.ids {
-            if !cache.contains_key(&id) {
-                if CACHED <= cache.len() {
-                    cache.pop_first();
-                }
-                cache.insert(id, picture(id)?);
+    let mut places: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    for (place, &id) in site.ids.iter().enumerate() {
+        places.entry(id).or_default().push(place as u64);
+    }
+    write_beside(&folder.join("images.npy"), |file| {
+        let header = npy_header(&[u, k, 3, side, side]);
+        file.write_all(&header)?;
+        for (id, places) in places {
+            let bytes = picture(id)?;
+            let n = bytes.len();
+            ensure!(n == 3 * side * side, "picture {id} is {n} bytes, not 3 x {side} x {side}");
+            for place in places {
+                file.seek(SeekFrom::Start(header.len() as u64 + place * n as u64))?;
+                file.write_all(&bytes)?;
             }
-            file.write_all(&cache[&id])?;
         }
         Ok(())
     })?;
-    write_npy(&folder.join("masks.npy"), &[u, k, 1, side, side], |file| {
-        for unit in 0..u {
-            for rank in 0..k {
-                let mask: Vec<u8> = site.mask(unit, rank, side).into_iter().map(u8::from).collect();
-                file.write_all(&mask)?;
-            }
+    write_beside(&folder.join("masks.npy"), |file| {
+        let mut writer = BufWriter::new(file);
+        writer.write_all(&npy_header(&[u, k, 1, side, side]))?;
+        for (unit, rank) in (0..u).flat_map(|unit| (0..k).map(move |rank| (unit, rank))) {
+            let mask: Vec<u8> = site.mask(unit, rank, side).into_iter().map(u8::from).collect();
+            writer.write_all(&mask)?;
         }
-        Ok(())
+        Ok(writer.flush()?)
     })?;
     write_whole(&folder.join("ids.csv"), table(&site.ids, k, usize::to_string).as_bytes())?;
     write_whole(&folder.join("activations.csv"), table(&site.activations, k, scientific).as_bytes())
@@ -73,25 +73,7 @@ fn scientific(value: &f32) -> String {
     }
 }
 
-/// Unsigned bytes in numpy's format 1.0, written beside and renamed.
-fn write_npy(
-    path: &Path,
-    shape: &[usize],
-    content: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let writing = || format!("cannot write {}", path.display());
-    let folder = path.parent().with_context(writing)?;
-    let file = tempfile::NamedTempFile::new_in(folder).with_context(writing)?;
-    let mut writer: BufWriter<&File> = BufWriter::new(file.as_file());
-    writer.write_all(&npy_header(shape)).with_context(writing)?;
-    content(&mut writer).with_context(writing)?;
-    writer.flush().with_context(writing)?;
-    drop(writer);
-    file.persist(path).with_context(writing)?;
-    Ok(())
-}
-
-/// Magic, version, and a Python dict padded with spaces so that the data begins at a multiple of 64.
+/// The start of a file of unsigned bytes in numpy's format 1.0: magic, version, and a Python dict padded with spaces so that the data begins at a multiple of 64.
 fn npy_header(shape: &[usize]) -> Vec<u8> {
     let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let mut dict = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");

@@ -1,61 +1,89 @@
-//! From a unit's low-resolution map to the region of the picture where it fires.
+//! A unit's low-resolution map to a mask of the picture's size.
 
-/// The positions of a `(side, side)` picture where the upsampled map is above the threshold.
+use half::f16;
+
+/// Where a map `(h, w)`, brought to `(side, side)`, is above the threshold.
 ///
-/// The geometry is netdissect's (`upsample.py`, plain centred scaling): bilinear between the centres
-/// of the map's cells, source coordinate `(y + ½) · h / side − ½`, and zeros beyond the edge, so that
-/// the outer half cell fades. A map one cell high is the same at every row.
-pub fn mask(map: &[f32], (h, w): (usize, usize), threshold: f32, side: usize) -> Vec<bool> {
-    let columns: Vec<[(usize, f32); 2]> = (0..side).map(|x| neighbours(x, w, side)).collect();
-    let mut mask = Vec::with_capacity(side * side);
-    for y in 0..side {
-        let rows = neighbours(y, h, side);
-        for column in &columns {
-            let mut value = 0.;
-            for (row, row_weight) in rows {
-                for (column, column_weight) in column {
-                    value += row_weight * column_weight * map[row * w + column];
-                }
-            }
-            mask.push(threshold < value);
+/// Bilinear, each pixel at its centre, `sy = (y + 0.5) · h / side − 0.5`; positions beyond the map
+/// count as 0, so its outer half cell fades. An axis of length 1 has the same value all along. As
+/// `upsample.py` of netdissect, on which MILAN's masks rest.
+pub fn mask(map: &[f16], (h, w): (usize, usize), threshold: f32, side: usize) -> Vec<bool> {
+    // A frame of zeros makes the edges like everything else.
+    let stride = w + 2;
+    let mut framed = vec![0.0; (h + 2) * stride];
+    for (y, row) in map.chunks(w).enumerate() {
+        for (x, value) in row.iter().enumerate() {
+            framed[(y + 1) * stride + x + 1] = value.to_f32();
         }
+    }
+    let (rows, columns) = (taps(h, side), taps(w, side));
+    let mut mask = Vec::with_capacity(side * side);
+    for Tap { at, share } in rows {
+        let (above, below) = framed[at * stride..][..2 * stride].split_at(stride);
+        let row: Vec<f32> = above.iter().zip(below).map(|(&a, &b)| blend(a, b, share)).collect();
+        let value = |&Tap { at, share }: &Tap| blend(row[at], row[at + 1], share);
+        mask.extend(columns.iter().map(|tap| value(tap) > threshold));
     }
     mask
 }
 
-/// The two cells that a position lies between, and their weights; a cell beyond the edge has weight 0.
-fn neighbours(position: usize, cells: usize, side: usize) -> [(usize, f32); 2] {
-    if cells == 1 {
-        return [(0, 1.), (0, 0.)];
+/// The two neighbours of a pixel along one axis of the framed map: `at` and the next, which has `share`.
+struct Tap {
+    at: usize,
+    share: f32,
+}
+
+fn taps(length: usize, side: usize) -> Vec<Tap> {
+    if length == 1 {
+        return (0..side).map(|_| Tap { at: 1, share: 0.0 }).collect();
     }
-    let source = (position as f32 + 0.5) * cells as f32 / side as f32 - 0.5;
-    let before = source.floor();
-    let share = source - before;
-    let cell = |index: f32, weight: f32| {
-        if (0.0..=cells as f32 - 1.).contains(&index) { (index as usize, weight) } else { (0, 0.) }
-    };
-    [cell(before, 1. - share), cell(before + 1., share)]
+    let place = |pixel| (pixel as f64 + 0.5) * length as f64 / side as f64 + 0.5;
+    (0..side).map(place).map(|p| Tap { at: p as usize, share: p.fract() as f32 }).collect()
+}
+
+/// Written so that two equal values give just that value, and a plateau at the threshold stays out.
+fn blend(a: f32, b: f32, share: f32) -> f32 {
+    a + (b - a) * share
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_cell_fades_towards_the_edge() {
-        // One bright cell in the corner of a 2 × 2 map, upsampled to 4 × 4: weights along an axis are
-        // 0.75 (the outer neighbour is zero), 0.75, 0.25, 0.
-        let found = mask(&[1., 0., 0., 0.], (2, 2), 0.5, 4);
-        let wanted = [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(found, wanted.map(|it| it == 1));
+    #[track_caller]
+    fn check(map: &[f32], shape: (usize, usize), threshold: f32, expected: &[&str]) {
+        let map: Vec<f16> = map.iter().map(|&value| f16::from_f32(value)).collect();
+        let mask = mask(&map, shape, threshold, expected.len());
+        let drawn = |on: &[bool]| on.iter().map(|&on| if on { '#' } else { '.' }).collect();
+        let drawn: Vec<String> = mask.chunks(expected.len()).map(drawn).collect();
+        assert_eq!(drawn, expected);
     }
 
     #[test]
-    fn a_single_cell_fills_the_picture() {
-        assert!(mask(&[2.], (1, 1), 1., 3).iter().all(|&it| it));
-        assert!(
-            mask(&[1.], (1, 1), 1., 3).iter().all(|&it| !it),
-            "the threshold itself is not above it"
-        );
+    fn the_outer_half_cell_fades_towards_zero() {
+        check(&[1.0; 4], (2, 2), 0.9, &["....", ".##.", ".##.", "...."]);
+        check(&[1.0; 4], (2, 2), 0.6, &[".##.", "####", "####", ".##."]);
+        check(&[-1.0; 4], (2, 2), -0.9, &["####", "#..#", "#..#", "####"]);
+    }
+
+    #[test]
+    fn an_axis_of_one_is_constant() {
+        check(&[1.0], (1, 1), 0.5, &["###", "###", "###"]);
+        check(&[0.0, 1.0], (1, 2), 0.5, &["..##"; 4]);
+        check(&[0.0, 1.0], (2, 1), 0.5, &["....", "....", "####", "####"]);
+    }
+
+    #[test]
+    fn the_comparison_is_strict_and_a_plateau_stays_exact() {
+        check(&[6.0; 9], (3, 3), 6.0, &["....."; 5]);
+        check(&[0.1; 1], (1, 1), f16::from_f32(0.1).to_f32(), &["..", ".."]);
+    }
+
+    #[test]
+    fn a_larger_map_is_read_at_the_pixels_centres() {
+        // Rows 0 to 3 to two rows: centres at 0.5 and 2.5, the means of two rows each.
+        let map: Vec<f32> = (0..16).map(|i| (i / 4) as f32).collect();
+        check(&map, (4, 4), 0.5, &["..", "##"]);
+        check(&map, (4, 4), 0.49, &["##", "##"]);
     }
 }

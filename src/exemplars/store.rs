@@ -1,11 +1,13 @@
 //! The exemplars of a run on disk: `exemplars/<layer>/exemplars.safetensors` and `exemplars/pictures.csv`.
 
-use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use half::f16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
 
 use super::{Exemplars, SiteExemplars};
 use crate::inconclusive;
@@ -18,10 +20,7 @@ pub fn site_folder(out: &Path, site: &str) -> PathBuf {
 /// Writes every site, and which picture each id means. The same exemplars give the same bytes.
 pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Result<()> {
     for site in &exemplars.sites {
-        let folder = site_folder(out, &site.site);
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        write_whole(&folder.join("exemplars.safetensors"), &to_bytes(site)?)?;
+        write_whole(&path(out, &site.site), &to_bytes(site)?)?;
     }
     let mut table = csv::Writer::from_writer(vec![]);
     table.write_record(["id", "file"])?;
@@ -31,91 +30,126 @@ pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Resul
     write_whole(&out.join("exemplars").join("pictures.csv"), &table.into_inner()?)
 }
 
-/// Reads one site back. Maps are kept in half precision.
+/// Reads one site back. Errs where a tensor is missing or of another dtype or shape than is written.
 pub fn read(out: &Path, site: &str) -> anyhow::Result<SiteExemplars> {
-    let path = site_folder(out, site).join("exemplars.safetensors");
+    let path = path(out, site);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     from_bytes(site, &bytes).with_context(|| format!("cannot use {}", path.display()))
 }
 
-/// Beside, synced, renamed: a file is there whole or not at all.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::io::Write;
-    let writing = || format!("cannot write {}", path.display());
-    let folder = path.parent().with_context(writing)?;
-    std::fs::create_dir_all(folder).with_context(writing)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(writing)?;
-    file.write_all(bytes).with_context(writing)?;
-    file.persist(path).with_context(writing)?;
-    Ok(())
+fn path(out: &Path, site: &str) -> PathBuf {
+    site_folder(out, site).join("exemplars.safetensors")
 }
 
+/// Writes a file that is there whole or not at all.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_beside(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// Lets `content` write beside the path, then syncs and renames. The file gets the mode of any other.
+pub(super) fn write_beside(
+    path: &Path,
+    content: impl FnOnce(&mut NamedTempFile) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let write = || {
+        let folder = path.parent().context("it is no file")?;
+        std::fs::create_dir_all(folder)?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder)?;
+        content(&mut file)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        anyhow::Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A safetensors file with the header's keys in one order, which the crate's own writer does not keep.
 fn to_bytes(site: &SiteExemplars) -> anyhow::Result<Vec<u8>> {
     let SiteExemplars { n_units: u, k, map: (h, w), .. } = *site;
-    let bytes =
-        |name: &'static str, dtype, shape: Vec<usize>, data: Vec<u8>| (name, dtype, shape, data);
-    let tensors = [
-        bytes(
-            "activations",
-            Dtype::F32,
-            vec![u, k],
-            site.activations.iter().flat_map(|it| it.to_le_bytes()).collect(),
-        ),
-        bytes("dead", Dtype::U8, vec![u], site.dead.iter().map(|&it| u8::from(it)).collect()),
-        bytes(
-            "ids",
-            Dtype::I64,
-            vec![u, k],
-            site.ids.iter().flat_map(|&it| (it as i64).to_le_bytes()).collect(),
-        ),
-        bytes(
-            "maps",
-            Dtype::F16,
-            vec![u, k, h, w],
-            site.maps.iter().flat_map(|&it| f16::from_f32(it).to_le_bytes()).collect(),
-        ),
-        bytes("n_pictures", Dtype::I64, vec![1], (site.n_pictures as i64).to_le_bytes().to_vec()),
-        bytes(
-            "thresholds",
-            Dtype::F32,
-            vec![u],
-            site.thresholds.iter().flat_map(|it| it.to_le_bytes()).collect(),
-        ),
+    // Wide types first, so that each tensor is aligned.
+    let tensors: [(&str, &str, Vec<usize>, Vec<u8>); 5] = [
+        ("ids", "I64", vec![u, k], bytes(&site.ids, |&id| (id as i64).to_le_bytes())),
+        ("activations", "F32", vec![u, k], bytes(&site.activations, |it| it.to_le_bytes())),
+        ("thresholds", "F32", vec![u], bytes(&site.thresholds, |it| it.to_le_bytes())),
+        ("maps", "F16", vec![u, k, h, w], bytes(&site.maps, |it| it.to_le_bytes())),
+        ("dead", "U8", vec![u], bytes(&site.dead, |&it| [u8::from(it)])),
     ];
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, data)| {
-            Ok((*name, TensorView::new(*dtype, shape.clone(), data)?))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    // Several metadata keys would come in a random order; one does not.
-    let metadata = HashMap::from([("site".to_owned(), site.site.clone())]);
-    Ok(serialize(views, Some(metadata))?)
+    let mut header = Map::new();
+    let metadata = json!({
+        "k": k.to_string(),
+        "n_pictures": site.n_pictures.to_string(),
+        "quantile": site.quantile.to_string(),
+        "site": site.site,
+    });
+    header.insert("__metadata__".into(), metadata);
+    let mut end = 0;
+    for (name, dtype, shape, data) in &tensors {
+        let offsets = [end, end + data.len()];
+        end = offsets[1];
+        let tensor = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
+        header.insert((*name).into(), tensor);
+    }
+    let mut header = Value::Object(header).to_string();
+    let padded = header.len().next_multiple_of(8);
+    header.extend(std::iter::repeat_n(' ', padded - header.len()));
+
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.into_bytes());
+    tensors.into_iter().for_each(|(.., data)| file.extend(data));
+    Ok(file)
 }
 
 fn from_bytes(site: &str, bytes: &[u8]) -> anyhow::Result<SiteExemplars> {
-    let tensors =
-        SafeTensors::deserialize(bytes).map_err(|error| inconclusive!("it is damaged: {error}"))?;
-    let tensor = |name: &str| tensors.tensor(name).map_err(|_| inconclusive!("it has no `{name}`"));
-    let floats = |name: &str| anyhow::Ok(words(tensor(name)?.data(), f32::from_le_bytes));
-    let integers =
-        |name: &str| anyhow::Ok(words(tensor(name)?.data(), |it| i64::from_le_bytes(it) as usize));
-    let maps = tensor("maps")?;
-    let [n_units, k, h, w] = maps.shape() else {
+    let damaged = |error| inconclusive!("it is damaged: {error}");
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
+    let maps = tensors.tensor("maps").map_err(damaged)?;
+    let &[u, k, h, w] = maps.shape() else {
         return Err(inconclusive!("`maps` is {:?}; wanted (units, k, h, w)", maps.shape()));
     };
+    let data = |name: &str, dtype: Dtype, shape: &[usize]| {
+        let tensor = tensors.tensor(name).map_err(damaged)?;
+        if (tensor.dtype(), tensor.shape()) != (dtype, shape) {
+            return Err(inconclusive!(
+                "`{name}` is {:?} {:?}; wanted {dtype:?} {shape:?}",
+                tensor.dtype(),
+                tensor.shape()
+            ));
+        }
+        Ok(tensor.data())
+    };
+    let ids = words(data("ids", Dtype::I64, &[u, k])?, i64::from_le_bytes);
+    let ids: Result<Vec<usize>, _> = ids.into_iter().map(usize::try_from).collect();
     Ok(SiteExemplars {
         site: site.to_owned(),
-        n_units: *n_units,
-        k: *k,
-        map: (*h, *w),
-        n_pictures: integers("n_pictures")?.first().copied().unwrap_or_default(),
-        ids: integers("ids")?,
-        activations: floats("activations")?,
-        maps: words(maps.data(), |it| f16::from_le_bytes(it).to_f32()),
-        thresholds: floats("thresholds")?,
-        dead: tensor("dead")?.data().iter().map(|&it| it != 0).collect(),
+        n_units: u,
+        k,
+        quantile: number(&header, "quantile")?,
+        map: (h, w),
+        n_pictures: number(&header, "n_pictures")?,
+        ids: ids.map_err(|_| inconclusive!("`ids` holds a negative number"))?,
+        activations: words(data("activations", Dtype::F32, &[u, k])?, f32::from_le_bytes),
+        maps: words(data("maps", Dtype::F16, &[u, k, h, w])?, f16::from_le_bytes),
+        thresholds: words(data("thresholds", Dtype::F32, &[u])?, f32::from_le_bytes),
+        dead: data("dead", Dtype::U8, &[u])?.iter().map(|&it| it != 0).collect(),
     })
+}
+
+/// A number kept as text in the header's metadata.
+fn number<T: std::str::FromStr>(header: &Metadata, key: &str) -> anyhow::Result<T> {
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(key));
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| inconclusive!("its metadata has no number `{key}`"))
+}
+
+fn bytes<const N: usize, T>(values: &[T], word: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(word).collect()
 }
 
 fn words<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -125,27 +159,71 @@ fn words<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, kind};
 
-    #[test]
-    fn a_site_reads_back_as_written_and_the_same_twice() {
-        let site = SiteExemplars {
+    fn site() -> SiteExemplars {
+        SiteExemplars {
             site: "layer1.0".into(),
             n_units: 2,
             k: 1,
+            quantile: 0.99,
             map: (1, 2),
             n_pictures: 5,
             ids: vec![4, 0],
             activations: vec![1.25, 0.],
-            maps: vec![0.5, 1.25, 0., 0.],
+            maps: [0.5, 1.25, 0., 0.].map(f16::from_f32).to_vec(),
             thresholds: vec![0.5, 0.],
             dead: vec![false, true],
-        };
+        }
+    }
+
+    #[test]
+    fn a_site_reads_back_as_written() {
         let out = tempfile::tempdir().unwrap();
-        let exemplars = Exemplars { sites: vec![site.clone()] };
+        let exemplars = Exemplars { sites: vec![site()] };
         write(out.path(), &exemplars, &["a.jpg", "b,c.jpg"]).unwrap();
-        assert_eq!(read(out.path(), "layer1.0").unwrap(), site);
-        assert_eq!(to_bytes(&site).unwrap(), to_bytes(&site).unwrap());
+        assert_eq!(read(out.path(), "layer1.0").unwrap(), site());
         let pictures = std::fs::read_to_string(out.path().join("exemplars/pictures.csv")).unwrap();
         assert_eq!(pictures, "id,file\n0,a.jpg\n1,\"b,c.jpg\"\n");
+        let left: Vec<_> =
+            std::fs::read_dir(site_folder(out.path(), "layer1.0")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn the_header_is_in_one_order() {
+        let bytes = to_bytes(&site()).unwrap();
+        let header = String::from_utf8_lossy(&bytes[8..]);
+        let start = r#"{"__metadata__":{"k":"1","n_pictures":"5","quantile":"0.99","site":"layer1.0"},"ids":"#;
+        assert!(header.starts_with(start), "{header}");
+    }
+
+    #[track_caller]
+    fn check_refused(bytes: &[u8], part: &str) {
+        let error = from_bytes("layer1.0", bytes).unwrap_err();
+        assert_eq!(kind(&error), Kind::Inconclusive);
+        assert!(error.to_string().contains(part), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let whole = to_bytes(&site()).unwrap();
+        check_refused(&whole[..whole.len() - 1], "damaged");
+        check_refused(&whole[..20], "damaged");
+        let with = |from: &str, to: &str| {
+            assert_eq!(from.len(), to.len());
+            let place = whole.windows(from.len()).position(|it| it == from.as_bytes()).unwrap();
+            let mut bytes = whole.clone();
+            bytes[place..][..to.len()].copy_from_slice(to.as_bytes());
+            bytes
+        };
+        check_refused(&with(r#""dead""#, r#""deed""#), "dead");
+        check_refused(&with("[2,1,1,2]", "[1,2,1,2]"), "`ids` is I64 [2, 1]; wanted I64 [1, 2]");
+        check_refused(&with("[2,1,1,2]", "[2,2  ,1]"), "`maps` is [2, 2, 1]");
+        check_refused(&with("\"0.99\"", "\"much\""), "quantile");
+        let mut negative = whole.clone();
+        let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        negative[8 + length + 7] = 0x80;
+        check_refused(&negative, "negative");
     }
 }

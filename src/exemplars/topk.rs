@@ -1,53 +1,74 @@
-//! The pictures that excite a unit most, with the unit's map of each.
+//! The pictures on which a unit is strongest, and its maps there.
 
-/// The `k` best pictures of one unit.
-#[derive(Debug, Clone, Default)]
+use half::f16;
+
+/// The `k` pictures with the highest activation so far, of equal ones the lowest picture.
+#[derive(Debug, Clone)]
 pub(super) struct TopK {
-    /// Descending activation; equal ones in the order of the pictures.
-    entries: Vec<Entry>,
+    k: usize,
+    /// The highest first.
+    ranks: Vec<Rank>,
+    /// One map a slot, one after the other.
+    maps: Vec<f16>,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    /// The greatest value over all positions.
-    pub(super) activation: f32,
-    pub(super) picture: usize,
-    /// `(h, w)`, row by row.
-    pub(super) map: Vec<f32>,
+#[derive(Debug, Clone, Copy)]
+struct Rank {
+    activation: f32,
+    picture: usize,
+    slot: usize,
 }
 
 impl TopK {
-    /// Takes a picture in if it is among the best so far; only then is its map copied.
-    pub(super) fn offer(&mut self, k: usize, picture: usize, activation: f32, map: &[f32]) {
-        self.insert(k, activation, picture, || map.to_vec());
+    pub(super) fn new(k: usize) -> TopK {
+        TopK { k, ranks: vec![], maps: vec![] }
     }
 
-    pub(super) fn merge(&mut self, k: usize, other: TopK) {
-        for entry in other.entries {
-            self.insert(k, entry.activation, entry.picture, || entry.map);
+    /// Takes a picture in where it is strong enough; only then is the map looked at.
+    ///
+    /// Maps are kept in half precision; values beyond its range become its largest.
+    pub(super) fn offer(&mut self, picture: usize, activation: f32, map: &[f32]) {
+        let half = |&value: &f32| f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+        self.offer_half(picture, activation, map.iter().map(half));
+    }
+
+    pub(super) fn merge(&mut self, other: &TopK) {
+        for (picture, activation, map) in other.iter() {
+            self.offer_half(picture, activation, map.iter().copied());
         }
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// The pictures, activations and maps, the highest activation first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, f32, &[f16])> {
+        let size = self.maps.len() / self.ranks.len().max(1);
+        let map = move |slot| &self.maps[slot * size..][..size];
+        self.ranks.iter().map(move |rank| (rank.picture, rank.activation, map(rank.slot)))
     }
 
-    fn insert(
+    fn offer_half(
         &mut self,
-        k: usize,
-        activation: f32,
         picture: usize,
-        map: impl FnOnce() -> Vec<f32>,
+        activation: f32,
+        map: impl ExactSizeIterator<Item = f16>,
     ) {
-        let goes_before = |entry: &Entry| {
-            entry.activation < activation
-                || (entry.activation == activation && picture < entry.picture)
+        let before = |rank: &Rank| {
+            rank.activation > activation
+                || (rank.activation == activation && rank.picture < picture)
         };
-        let place = self.entries.iter().position(goes_before).unwrap_or(self.entries.len());
-        if place < k {
-            self.entries.truncate(k - 1);
-            self.entries.insert(place, Entry { activation, picture, map: map() });
+        let place = self.ranks.partition_point(before);
+        if place == self.k {
+            return;
         }
+        let slot = if self.ranks.len() < self.k {
+            self.maps.extend(map);
+            self.ranks.len()
+        } else {
+            let Some(last) = self.ranks.pop() else { return };
+            let size = map.len();
+            self.maps.splice(last.slot * size..(last.slot + 1) * size, map);
+            last.slot
+        };
+        self.ranks.insert(place, Rank { activation, picture, slot });
     }
 }
 
@@ -55,31 +76,53 @@ impl TopK {
 mod tests {
     use super::*;
 
-    fn top(k: usize, activations: &[(usize, f32)]) -> TopK {
-        let mut top = TopK::default();
-        activations
-            .iter()
-            .for_each(|&(picture, activation)| top.offer(k, picture, activation, &[activation]));
-        top
-    }
-
-    fn pictures(top: &TopK) -> Vec<usize> {
-        top.entries().iter().map(|entry| entry.picture).collect()
+    #[track_caller]
+    fn check(k: usize, offers: &[(usize, f32)], expected: &[(usize, f32)]) {
+        let found = |top: &TopK| -> Vec<(usize, f32)> {
+            top.iter()
+                .map(|(picture, activation, map)| {
+                    // Each map holds its picture's number, so a wrong slot shows.
+                    assert_eq!(map, [f16::from_f32(picture as f32); 2]);
+                    (picture, activation)
+                })
+                .collect()
+        };
+        let gather = |offers: &[(usize, f32)]| {
+            let mut top = TopK::new(k);
+            for &(picture, activation) in offers {
+                top.offer(picture, activation, &[picture as f32; 2]);
+            }
+            top
+        };
+        assert_eq!(found(&gather(offers)), expected);
+        for middle in 0..=offers.len() {
+            let mut merged = gather(&offers[middle..]);
+            merged.merge(&gather(&offers[..middle]));
+            assert_eq!(found(&merged), expected, "split at {middle}");
+        }
     }
 
     #[test]
-    fn the_best_are_kept_in_order_and_equal_ones_by_picture() {
-        let activations = [(0, 1.), (1, 3.), (2, 2.), (3, 3.), (4, 2.), (5, -1.)];
-        assert_eq!(pictures(&top(3, &activations)), [1, 3, 2]);
-        assert_eq!(pictures(&top(10, &activations)), [1, 3, 2, 4, 0, 5]);
+    fn the_highest_come_first() {
+        check(
+            3,
+            &[(0, 1.0), (1, 5.0), (2, -3.0), (3, 2.0), (4, 9.0)],
+            &[(4, 9.0), (1, 5.0), (3, 2.0)],
+        );
+        check(3, &[(0, -1.0), (1, -5.0)], &[(0, -1.0), (1, -5.0)]);
     }
 
     #[test]
-    fn the_order_of_arrival_does_not_matter() {
-        let activations = [(0, 1.), (1, 3.), (2, 2.), (3, 3.), (4, 2.)];
-        let (first, second) = activations.split_at(2);
-        let mut merged = top(3, second);
-        merged.merge(3, top(3, first));
-        assert_eq!(pictures(&merged), pictures(&top(3, &activations)));
+    fn of_equal_activations_the_lower_picture_wins() {
+        check(2, &[(3, 6.0), (1, 6.0), (2, 6.0), (0, 0.0)], &[(1, 6.0), (2, 6.0)]);
+        check(2, &[(1, -0.0), (0, 0.0), (2, 0.0)], &[(0, 0.0), (1, -0.0)]);
+    }
+
+    #[test]
+    fn a_map_beyond_half_precision_keeps_its_largest_value() {
+        let mut top = TopK::new(1);
+        top.offer(0, 1e9, &[1e9, -1e9, 0.5]);
+        let maps: Vec<f16> = top.iter().flat_map(|(_, _, map)| map.to_vec()).collect();
+        assert_eq!(maps, [f16::MAX, f16::MIN, f16::from_f32(0.5)]);
     }
 }
