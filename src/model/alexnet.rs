@@ -43,7 +43,8 @@ pub(super) fn alexnet(n_classes: usize) -> Graph {
     let xs = g.add("classifier.2", Op::Relu, &[xs]);
     let xs = g.add("classifier.4", Op::Linear { c_out: 4096 }, &[xs]);
     let xs = g.add("classifier.5", Op::Relu, &[xs]);
-    g.add("classifier.6", Op::Linear { c_out: n_classes }, &[xs]);
+    let ys = g.add("classifier.6", Op::Linear { c_out: n_classes }, &[xs]);
+    g.alias("classifier", ys);
     g.set_default_sites(sites);
     g
 }

@@ -54,7 +54,9 @@ fn block(
         }
         Shortcut::Project => {
             let skip = conv(g, &format!("{name}.shortcut.0"), xs, c_out, 1, stride);
-            norm(g, &format!("{name}.shortcut.1"), skip)
+            let skip = norm(g, &format!("{name}.shortcut.1"), skip);
+            g.alias(format!("{name}.shortcut"), skip);
+            skip
         }
     };
     let ys = g.add(format!("{name}.add"), Op::Add, &[ys, skip]);

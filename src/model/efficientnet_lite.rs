@@ -21,12 +21,15 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 ];
 
 /// Stem and head are not scaled, nor are the first and the last stage made deeper.
+///
+/// Sites are the stem and the head after ReLU6, and the last block of each stage. The package's names
+/// for both ReLUs are one, `_swish`, so these two sites have names of their own.
 pub(super) fn efficientnet_lite(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
     let xs = conv(&mut g, "_conv_stem", Graph::INPUT, 32, 3, 2, 1);
     let xs = norm(&mut g, "_bn0", xs);
-    let mut xs = g.add("_swish0", Op::Relu6, &[xs]);
-    let mut sites = vec!["_swish0".to_owned()];
+    let mut xs = g.add("stem", Op::Relu6, &[xs]);
+    let mut sites = vec!["stem".to_owned()];
     let mut place = 0;
     for (stage, (depth, kernel, first_stride, expansion, channels)) in
         STAGES.into_iter().enumerate()
@@ -43,8 +46,10 @@ pub(super) fn efficientnet_lite(config: &Config, n_classes: usize) -> Graph {
     }
     let xs = conv(&mut g, "_conv_head", xs, 1280, 1, 1, 1);
     let xs = norm(&mut g, "_bn1", xs);
-    let xs = g.add("_swish", Op::Relu6, &[xs]);
-    sites.push("_swish".to_owned());
+    let xs = g.add("head", Op::Relu6, &[xs]);
+    // The last call is what a hook on the shared module keeps.
+    g.alias("_swish", xs);
+    sites.push("head".to_owned());
     let xs = g.add("_avg_pooling", Op::GlobalAvgPool, &[xs]);
     g.add("_fc", Op::Linear { c_out: n_classes }, &[xs]);
     g.set_default_sites(sites);
@@ -87,7 +92,8 @@ fn round_to_8(channels: f64) -> usize {
     if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
 }
 
-/// Padded as TensorFlow does, from which the weights were converted.
+/// Padded as TensorFlow does, from which the weights were converted. The package fixes the padding for
+/// one picture size a level; at that size it is the same zeros.
 fn conv(
     g: &mut Graph,
     name: &str,

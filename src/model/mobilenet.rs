@@ -14,6 +14,7 @@ const STAGES: [(usize, usize, usize, usize); 7] = [
     (6, 320, 1, 1),
 ];
 
+/// Sites are every other block: after ReLU6 at both ends, the linear bottleneck between.
 pub(super) fn mobilenet_v2(n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
     let mut xs = conv_bn_relu6(&mut g, "features.0", Graph::INPUT, 32, 3, 2, 1);
@@ -35,7 +36,8 @@ pub(super) fn mobilenet_v2(n_classes: usize) -> Graph {
     let xs = conv_bn_relu6(&mut g, &format!("features.{place}"), xs, 1280, 1, 1, 1);
     g.alias("features", xs);
     let xs = g.add("avgpool", Op::GlobalAvgPool, &[xs]);
-    g.add("classifier.1", Op::Linear { c_out: n_classes }, &[xs]);
+    let ys = g.add("classifier.1", Op::Linear { c_out: n_classes }, &[xs]);
+    g.alias("classifier", ys);
     g.set_default_sites((0..=18).step_by(2).map(|i| format!("features.{i}")));
     g
 }

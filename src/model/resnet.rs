@@ -10,6 +10,7 @@ pub(super) struct Config {
     pub(super) bottleneck: bool,
 }
 
+/// Sites as in Hernandez et al. 2022: `conv1` before batch norm, and the stages' outputs.
 pub(super) fn resnet(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
     let xs = conv(&mut g, "conv1", Graph::INPUT, 64, 7, 2);
@@ -56,7 +57,9 @@ fn block(
         xs
     } else {
         let skip = conv(g, &format!("{name}.downsample.0"), xs, c_out, 1, stride);
-        norm(g, &format!("{name}.downsample.1"), skip)
+        let skip = norm(g, &format!("{name}.downsample.1"), skip);
+        g.alias(format!("{name}.downsample"), skip);
+        skip
     };
     let ys = g.add(format!("{name}.add"), Op::Add, &[ys, skip]);
     g.add(name, Op::Relu, &[ys])

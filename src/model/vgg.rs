@@ -9,8 +9,9 @@ pub(super) struct Config {
     pub(super) batch_norm: bool,
 }
 
-/// Sites are the last convolution of each block. Without batch norm its in-place ReLU follows at
-/// once, so the convolution's name means the output after it, as PyTorch hooks see it.
+/// Sites are the outputs of the blocks before pooling. Without batch norm an in-place ReLU follows the
+/// last convolution at once, so the convolution's name means the output after it, as PyTorch's hooks
+/// see it; with batch norm between, the site is the ReLU by its own name.
 pub(super) fn vgg(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
     let mut xs = Graph::INPUT;
@@ -50,7 +51,8 @@ pub(super) fn vgg(config: &Config, n_classes: usize) -> Graph {
     let xs = g.add("classifier.1", Op::Relu, &[xs]);
     let xs = g.add("classifier.3", Op::Linear { c_out: 4096 }, &[xs]);
     let xs = g.add("classifier.4", Op::Relu, &[xs]);
-    g.add("classifier.6", Op::Linear { c_out: n_classes }, &[xs]);
+    let ys = g.add("classifier.6", Op::Linear { c_out: n_classes }, &[xs]);
+    g.alias("classifier", ys);
     g.set_default_sites(sites);
     g
 }

@@ -39,6 +39,10 @@ impl Architecture {
     }
 }
 
+/// All names, in short, for messages.
+pub(super) const KNOWN: &str = "resnet18, 34, 50, 101, 152; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; \
+    mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet";
+
 /// Every architecture, always in the same order.
 pub fn all() -> Vec<Architecture> {
     let mut all = Vec::new();
@@ -86,15 +90,13 @@ pub fn all() -> Vec<Architecture> {
 
 /// The architecture of that name; an unknown one is answered with the closest and the whole list.
 pub fn by_name(name: &str) -> anyhow::Result<Architecture> {
-    let all = all();
-    let alike = |it: &Architecture| strsim::jaro_winkler(&it.name, name);
+    let mut all = all();
     if let Some(at) = all.iter().position(|it| it.name == name) {
-        return Ok(all.into_iter().nth(at).expect("the position was just found"));
+        return Ok(all.swap_remove(at));
     }
-    let closest = all.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)));
-    let closest = closest.map_or(String::new(), |it| format!(" did you mean `{}`?", it.name));
-    Err(usage!(
-        "no architecture is called `{name}`;{closest} There are resnet18 to resnet152, cifar_resnet8 to \
-         cifar_resnet110 (`_b` with projections), mobilenet_v2, efficientnet_lite0 to 4, vgg11 to vgg19 (`_bn` with batch norm), alexnet"
-    ))
+    let alike = |it: &Architecture| strsim::jaro_winkler(&it.name, name);
+    // Reversed, because of equals the last is taken and the first is the plainer name.
+    let closest = all.iter().rev().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    let closest = closest.map_or(String::new(), |it| format!(", did you mean `{}`?", it.name));
+    Err(usage!("no architecture is called `{name}`{closest} (known: {KNOWN})"))
 }

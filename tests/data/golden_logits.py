@@ -1,159 +1,200 @@
-#!/usr/bin/env python3
-"""Logits of every architecture from PyTorch, for tests/it/graphs.rs. Run once; writes golden_logits.json.
+"""Writes golden_logits.json: what PyTorch computes, for tests/it/graphs.rs to compare with.
 
-    pip install torch torchvision safetensors numpy efficientnet-lite-pytorch
-    python golden_logits.py [FOLDER_OF_REAL_CHECKPOINTS]
+    python tests/data/golden_logits.py [FOLDER_OF_REAL_CHECKPOINTS]
 
-No weights are committed: both sides fill each tensor by the same rule (`values`). Where a folder of real
-checkpoints is given, their logits on the same made-up input are written too.
+Every architecture is filled with weights that follow from the tensors' names alone (`formula`), so
+that no weights need to be kept, and looks at two pictures made the same way. Their sides are unequal
+and odd, so that a swapped axis or a padding on the wrong side shows. Where the folder is given, the
+real checkpoints in it are run too, at the size they were trained for.
+
+Needs torch, torchvision, safetensors, numpy and efficientnet-lite-pytorch; figures of torch 2.x on a CPU.
 """
+
 import json
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
-import torchvision.models as tv
+import torchvision
+from efficientnet_lite_pytorch import EfficientNet
+from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding, efficientnet_params
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
-TILE = 65_521  # a prime, so that no row of a tensor repeats another
-CLASSES = 10
+N_CLASSES = 10
+N_PICTURES = 2
+IMAGENET_SIDES = (67, 72)
+CIFAR_SIDES = (33, 36)
+# Real checkpoints of 1000 classes: so many logits of each picture are kept.
+N_KEPT = 50
+# A prime, so that no row of a weight repeats the one before.
+TILE = 65521
+# Norms that end a residual branch are small, or the sums would grow through a hundred blocks.
+ENDS_OF_BRANCHES = (".bn2.weight", ".bn3.weight", "._bn2.weight", ".conv.3.weight")
 
 
-def splitmix64(seed: int, n: int) -> np.ndarray:
-    """The first n numbers of splitmix64, as 24-bit fractions in [0, 1): exact in f32."""
+def tile(name):
+    """65,521 numbers in -1..1, multiples of 2^-23, from the name: splitmix64 seeded with its FNV-1a hash."""
+    seed = 0xCBF29CE484222325
+    for byte in name.encode():
+        seed = (seed ^ byte) * 0x100000001B3 % 2**64
     with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, TILE + 1, dtype=np.uint64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return ((z >> np.uint64(40)).astype(np.float32)) / np.float32(1 << 24)
+    whole = (z >> np.uint64(40)).astype(np.float32)  # 24 bits
+    return whole / np.float32(2**23) - np.float32(1)
 
 
-def fnv1a(text: str) -> int:
-    h = 0xCBF29CE484222325
-    for byte in text.encode():
-        h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return h
+def formula(name, shape):
+    """A tensor in the range its kind usually has: He et al. 2015b for weights, about 1 for scales."""
+    values = tile(name)
+    one, half = np.float32(1), np.float32(0.5)
+    if len(shape) > 1:
+        values = np.float32(math.sqrt(6 / math.prod(shape[1:]))) * values
+    elif name.endswith("running_var"):
+        values = one + half * values
+    elif name.endswith("weight"):
+        values = one + half * values
+        if name.endswith(ENDS_OF_BRANCHES):
+            values = np.float32(0.4) * values
+    else:  # bias, running_mean
+        values = np.float32(0.1) * values
+    return torch.from_numpy(np.resize(values, shape))
 
 
-def values(name: str, shape) -> torch.Tensor:
-    n = int(np.prod(shape)) if len(shape) else 1
-    unit = np.resize(splitmix64(fnv1a(name), min(n, TILE)), n)
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf == "running_var":
-        out = np.float32(0.5) + unit
-    elif leaf == "running_mean":
-        out = (unit - np.float32(0.5)) * np.float32(0.2)
-    elif leaf == "bias":
-        out = (unit - np.float32(0.5)) * np.float32(0.2)
-    elif len(shape) == 1:  # the scale of a batch norm; small, so that residual sums stay in range
-        out = np.float32(0.3) + unit * np.float32(0.4)
-    else:
-        fan_in = int(np.prod(shape[1:]))
-        out = (unit - np.float32(0.5)) * np.float32(2 * (6.0 / fan_in) ** 0.5)
-    return torch.from_numpy(out.astype(np.float32).reshape(shape))
-
-
-def picture(side: int) -> torch.Tensor:
-    return (torch.from_numpy(splitmix64(fnv1a("input"), 2 * 3 * side * side).reshape(2, 3, side, side)) - 0.5) * 4
-
-
-def fill(model: nn.Module) -> nn.Module:
-    state = model.state_dict()
-    for name, tensor in state.items():
-        if not name.endswith("num_batches_tracked"):
-            state[name] = values(name, tuple(tensor.shape))
-    model.load_state_dict(state)
-    return model.eval()
+def pictures(h, w):
+    shape = (N_PICTURES, 3, h, w)
+    return torch.from_numpy(np.resize(np.float32(2) * tile("pictures"), shape))
 
 
 class CifarBlock(nn.Module):
+    """He et al. 2015, section 4.2; `project` is option B, else option A."""
+
     def __init__(self, c_in, c_out, stride, project):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
-        self.pad = 0
-        self.shortcut = nn.Sequential()
-        if stride != 1 and project:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
-        elif stride != 1:
-            self.pad = (c_out - c_in) // 2
+        self.stride, self.n_new = stride, c_out - c_in
+        self.shortcut = None
+        if stride == 2 and project:
+            conv = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(c_out))
 
     def forward(self, x):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        skip = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.pad else self.shortcut(x)
-        return F.relu(y + skip)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.stride == 2:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.n_new // 2, self.n_new // 2))
+        return F.relu(y + x)
 
 
-class CifarResnet(nn.Module):
-    """He et al. 2015, section 4.2, with the names of the public CIFAR checkpoints."""
-
-    def __init__(self, blocks, project=False):
+class CifarResNet(nn.Module):
+    def __init__(self, n_blocks, project):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        width = 16
-        for stage in range(3):
-            layers = []
-            for i in range(blocks):
-                stride = 2 if stage and not i else 1
-                layers.append(CifarBlock(width, 16 << stage, stride, project))
-                width = 16 << stage
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
-        self.linear = nn.Linear(64, CLASSES)
+        self.layer1 = self.stage(16, 16, 1, n_blocks, project)
+        self.layer2 = self.stage(16, 32, 2, n_blocks, project)
+        self.layer3 = self.stage(32, 64, 2, n_blocks, project)
+        self.linear = nn.Linear(64, N_CLASSES)
+
+    @staticmethod
+    def stage(c_in, c_out, stride, n_blocks, project):
+        first = CifarBlock(c_in, c_out, stride, project)
+        rest = [CifarBlock(c_out, c_out, 1, project) for _ in range(n_blocks - 1)]
+        return nn.Sequential(first, *rest)
 
     def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
 
 
-def networks():
-    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "alexnet"] + [
-        f"vgg{n}{bn}" for bn in ("", "_bn") for n in (11, 13, 16, 19)
-    ]:
-        yield name, getattr(tv, name)(num_classes=CLASSES), 64
-    for blocks in (1, 3, 9):
-        yield f"cifar_resnet{6 * blocks + 2}", CifarResnet(blocks), 32
-        yield f"cifar_resnet{6 * blocks + 2}_b", CifarResnet(blocks, project=True), 32
-    from efficientnet_lite_pytorch import EfficientNet
-
-    # The package pads for the size that a network was made for; odd sizes on the way need care.
-    for n, side in enumerate([224, 240, 260, 280, 300]):
-        yield f"efficientnet_lite{n}", EfficientNet.from_name(f"efficientnet-lite{n}", num_classes=CLASSES), side
+def efficientnet_lite(level, sides, n_classes=N_CLASSES):
+    return EfficientNet.from_name(f"efficientnet-lite{level}", image_size=sides, num_classes=n_classes)
 
 
-def real(folder: Path):
-    from efficientnet_lite_pytorch import EfficientNet
-    from safetensors.torch import load_file
+def check_static_padding():
+    """The package fixes its paddings for one picture size; at that size they are TensorFlow's SAME."""
 
-    for name, model, side in [
-        ("mobilenet_v2", tv.mobilenet_v2(), 224),
-        ("efficientnet_lite0", EfficientNet.from_name("efficientnet-lite0"), 224),
-        ("cifar_resnet20", CifarResnet(3), 32),
-        ("cifar_resnet56", CifarResnet(9), 32),
-    ]:
-        model.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=False)
-        yield name, model.eval(), side
+    def hook(conv, inputs, _):
+        pad = conv.static_padding
+        left, right, top, bottom = getattr(pad, "padding", (0, 0, 0, 0))
+        for side, before, after, axis in zip(inputs[0].shape[-2:], (top, left), (bottom, right), (0, 1)):
+            stride, kernel = conv.stride[axis], conv.kernel_size[axis]
+            n = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            assert (before, after) == (n // 2, n - n // 2), (conv, side)
+
+    for level in range(5):
+        side = efficientnet_params(f"efficientnet-lite{level}")[2]
+        for sides in [(side, side), IMAGENET_SIDES]:
+            model = efficientnet_lite(level, sides).eval()
+            for module in model.modules():
+                if isinstance(module, Conv2dStaticSamePadding):
+                    module.register_forward_hook(hook)
+            model(torch.zeros(1, 3, *sides))
 
 
+def architectures():
+    """Name, model maker, sides of the pictures."""
+    zoo = torchvision.models
+    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "alexnet"]:
+        yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES), IMAGENET_SIDES
+    for suffix in ["", "_bn"]:
+        for depth in [11, 13, 16, 19]:
+            name = f"vgg{depth}{suffix}"
+            yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES, init_weights=False), IMAGENET_SIDES
+    for level in range(5):
+        yield f"efficientnet_lite{level}", lambda level=level: efficientnet_lite(level, IMAGENET_SIDES), IMAGENET_SIDES
+    for suffix, project in [("", False), ("_b", True)]:
+        for n in range(1, 19):
+            yield f"cifar_resnet{6 * n + 2}{suffix}", lambda n=n, p=project: CifarResNet(n, p), CIFAR_SIDES
+
+
+def real():
+    """File, model, side."""
+    yield "mobilenet_v2", torchvision.models.mobilenet_v2(), 224
+    yield "efficientnet_lite0", efficientnet_lite(0, 224, n_classes=1000), 224
+    yield "cifar_resnet20", CifarResNet(3, False), 32
+    yield "cifar_resnet56", CifarResNet(9, False), 32
+
+
+def logits(model, h, w):
+    ys = model.eval()(pictures(h, w))[:, :N_KEPT]
+    # The shortest decimal that reads back as the same f32.
+    return [[float(str(y)) for y in row] for row in ys.numpy()]
+
+
+@torch.no_grad()
 def main():
-    torch.manual_seed(0)
-    torch.set_grad_enabled(False)
-    golden = {"random": {}, "real": {}}
-    for name, model, side in networks():
-        logits = fill(model)(picture(side))
-        golden["random"][name] = {"side": side, "logits": [round(float(v), 7) for v in logits.flatten()]}
-        print(name, side, logits.abs().max().item())
-    for name, model, side in real(Path(sys.argv[1])) if len(sys.argv) > 1 else []:
-        logits = model(picture(side))
-        golden["real"][name] = {"side": side, "logits": [round(float(v), 6) for v in logits[:, :10].flatten()],
-                                "max": float(logits.abs().max())}
-        print("real", name, logits.abs().max().item())
-    Path(__file__).with_suffix(".json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+    torch.set_num_threads(1)
+    check_static_padding()
+    golden = {"formula": {}, "real": {}}
+    for name, make, sides in architectures():
+        model = make()
+        state = {
+            name: formula(name, tuple(tensor.shape))
+            for name, tensor in model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        model.load_state_dict(state, strict=False)
+        golden["formula"][name] = {"sides": sides, "logits": logits(model, *sides)}
+        print(name, *golden["formula"][name]["logits"][0][:3], file=sys.stderr)
+    if len(sys.argv) > 1:
+        for name, model, side in real():
+            model.load_state_dict(load_file(Path(sys.argv[1]) / f"{name}.safetensors"))
+            golden["real"][name] = {"sides": (side, side), "logits": logits(model, side, side)}
+    text = json.dumps(golden).replace('"cifar', '\n"cifar').replace('}, "', '},\n"')
+    Path(__file__).with_suffix(".json").write_text(text + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
