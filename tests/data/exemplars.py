@@ -87,12 +87,17 @@ def site(name, n, c, h, w, k, side):
     }
 
 
-torch.set_num_threads(1)
-SITES = [
-    site("small", 40, 5, 7, 7, 4, 32),
-    site("wide", 60, 5, 5, 3, 3, 32),
-    site("large", 30, 5, 28, 28, 3, 16),
-    site("flat", 50, 5, 1, 1, 4, 8),
-]
-path = pathlib.Path(__file__).with_suffix(".json")
-path.write_text(json.dumps({"quantile": QUANTILE, "sites": SITES}, indent=1) + "\n")
+def main():
+    torch.set_num_threads(1)
+    sites = [
+        site("small", 40, 5, 7, 7, 4, 32),
+        site("wide", 60, 5, 5, 3, 3, 32),
+        site("large", 30, 5, 28, 28, 3, 16),
+        site("flat", 50, 5, 1, 1, 4, 8),
+    ]
+    path = pathlib.Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps({"quantile": QUANTILE, "sites": sites}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,17 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use milan::edit::plan::{Way, plan, way};
 use milan::model::graph::Graph;
-use milan::model::run::{Ablate, Untapped};
+use milan::model::run::{Ablate, Network, Untapped};
 use milan::model::zoo;
 use milan::unit::Unit;
 use milan::weights::Change;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::graphs::{filled, network, pictures};
+use crate::graphs::{formula, pictures};
+
+/// Every tensor of an architecture, made up.
+fn filled(graph: &Graph) -> BTreeMap<String, Tensor> {
+    let read = graph.parameters().filter(|it| !it.optional);
+    read.map(|it| (it.name.clone(), formula(&it.name, &it.shape))).collect()
+}
+
+fn network(graph: Graph, tensors: &BTreeMap<String, Tensor>) -> Network {
+    Network::new(graph, &Device::Cpu, |name| Ok(tensors[name].clone())).unwrap()
+}
 
 /// The tensors with the change's slices set to zero, as the file would hold them.
 fn edited(tensors: &BTreeMap<String, Tensor>, changes: &[Change]) -> BTreeMap<String, Tensor> {
@@ -46,7 +56,7 @@ fn check_site(name: &str, graph: &Graph, tensors: &BTreeMap<String, Tensor>, sit
         assert!(way(graph, id).is_err());
         return "refused".into();
     }
-    let xs = pictures(if name.starts_with("cifar") { 32 } else { 64 });
+    let xs = pictures(if name.starts_with("cifar") { [32, 32] } else { [64, 64] });
     let original = network(graph.clone(), tensors);
     let before = original.run(&xs, &mut Untapped).unwrap();
     let mut ablate = Ablate::new(graph, units.iter().map(|unit| (id, unit.channel)));

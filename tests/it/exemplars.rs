@@ -1,9 +1,16 @@
 //! Exemplars against a straightforward script's, `tests/data/exemplars.py`.
 
 use candle_core::{Device, Tensor};
+use milan::data::{self, Preprocess};
 use milan::exemplars::{Config, Exemplars, Gather, SiteExemplars, export, mask, store};
+use milan::model::Model;
+use milan::model::run::Ablate;
+use milan::pass::{Probe, Settings, pass};
+use milan::weights::Weights;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+use crate::support::shared_data;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -78,17 +85,20 @@ impl Site {
 
     /// `(c, k, side, side)`.
     fn masks(&self) -> Vec<bool> {
-        let bytes = self
-            .masks
-            .as_bytes()
-            .chunks(2)
-            .map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16).unwrap());
-        let bits: Vec<bool> =
-            bytes.flat_map(|byte| (0..8).map(move |bit| byte >> (7 - bit) & 1 == 1)).collect();
+        let bits = bits(&self.masks);
         bits.chunks(bits.len() / self.c)
             .flat_map(|unit| unit[..self.k * self.side * self.side].to_vec())
             .collect()
     }
+}
+
+/// Eight a byte, the first in the highest place, bytes in hex.
+fn bits(hex: &str) -> Vec<bool> {
+    let bytes = hex
+        .as_bytes()
+        .chunks(2)
+        .map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16).unwrap());
+    bytes.flat_map(|byte| (0..8).map(move |bit| byte >> (7 - bit) & 1 == 1)).collect()
 }
 
 #[test]
@@ -201,4 +211,74 @@ fn what_is_stored_reads_back() {
     }
     let message = format!("{:#}", store::read(out.path(), "layer9").unwrap_err());
     assert!(message.contains("layer9"), "{message}");
+}
+
+/// What `tests/data/exemplars_photographs.py` found with PyTorch.
+#[derive(Deserialize)]
+struct Photographs {
+    pictures: Vec<String>,
+    k: usize,
+    /// One unit in so many was kept.
+    step: usize,
+    side: usize,
+    sites: Vec<PhotographSite>,
+}
+
+#[derive(Deserialize)]
+struct PhotographSite {
+    site: String,
+    ids: Vec<Vec<usize>>,
+    /// Values of a rank 1e-3 below and above the threshold's.
+    low: Vec<f32>,
+    high: Vec<f32>,
+    masks: String,
+}
+
+#[test]
+fn exemplars_of_a_real_network_are_pytorchs() {
+    let Some(weights) = shared_data("models/mobilenet_v2.safetensors") else { return };
+    let Some(images) = shared_data("images") else { return };
+    let golden: Photographs =
+        serde_json::from_str(include_str!("../data/exemplars_photographs.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in &golden.pictures {
+        std::fs::copy(images.join(name), folder.path().join(name)).unwrap();
+    }
+    let model = Model::load(&Weights::open(&weights).unwrap(), None, &Device::Cpu).unwrap();
+    let dataset = data::open(folder.path(), &[]).unwrap();
+    let probe = Probe { dataset, preprocess: Preprocess::of(&model.arch) };
+    let settings = Settings {
+        batch_size: 16,
+        threads: 2,
+        max_unreadable: 0.,
+        exemplars: Config { top_k: golden.k, quantile: 0.99 },
+    };
+    let sites: Vec<String> = golden.sites.iter().map(|site| site.site.clone()).collect();
+    let found =
+        pass(&model.network, &probe, &sites, &Ablate::default(), &settings, "", &|_, _, _| Ok(()))
+            .unwrap();
+    let (mut n_same, mut n_ids, mut ious) = (0, 0, vec![]);
+    for (site, golden_site) in found.exemplars.sites.iter().zip(&golden.sites) {
+        let masks = bits(&golden_site.masks);
+        let n_pixels = golden.side * golden.side;
+        for (place, wanted) in golden_site.ids.iter().enumerate() {
+            let unit = place * golden.step;
+            n_ids += wanted.len();
+            n_same += site.ids(unit).iter().filter(|id| wanted.contains(id)).count();
+            let range = golden_site.low[place]..=golden_site.high[place];
+            let threshold = site.thresholds[unit];
+            assert!(range.contains(&threshold), "{} {unit}: {threshold}, {range:?}", site.site);
+            if site.ids(unit)[0] == wanted[0] {
+                let mask = site.mask(unit, 0, golden.side);
+                let pairs = || mask.iter().zip(&masks[place * n_pixels..]);
+                let both = pairs().filter(|(a, b)| **a && **b).count();
+                let either = pairs().filter(|(a, b)| **a || **b).count();
+                ious.push(if either == 0 { 1. } else { both as f64 / either as f64 });
+            }
+        }
+    }
+    let same = n_same as f64 / n_ids as f64;
+    let iou = ious.iter().sum::<f64>() / ious.len() as f64;
+    println!("{:.3} % of {n_ids} ids, mean IoU {iou:.4} of {} masks", 100. * same, ious.len());
+    assert!(0.99 <= same && 0.99 <= iou, "{same} {iou}");
 }

@@ -9,6 +9,8 @@ use milan::model::run::{Network, Untapped};
 use milan::model::{Model, recognise, zoo};
 use milan::weights::Weights;
 
+use crate::support::shared_data;
+
 /// Of the largest logit.
 const TOLERANCE: f32 = 1e-4;
 
@@ -55,7 +57,7 @@ fn every_architecture_has_its_golden_logits() {
 
 #[test]
 fn real_checkpoints_agree_with_pytorch() {
-    let Some(models) = real_models() else { return };
+    let Some(models) = shared_data("models") else { return };
     for (name, golden) in golden("real") {
         let model = load(&models.join(format!("{name}.safetensors")));
         let ys = model.network.run(&pictures(golden.sides), &mut Untapped).unwrap();
@@ -66,7 +68,7 @@ fn real_checkpoints_agree_with_pytorch() {
 
 #[test]
 fn real_checkpoints_are_recognised_and_read_to_the_last_tensor() {
-    let Some(models) = real_models() else { return };
+    let Some(models) = shared_data("models") else { return };
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(models).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|it| it == "safetensors"));
@@ -244,7 +246,7 @@ fn tile(name: &str) -> Vec<f32> {
 }
 
 /// A tensor in the range its kind usually has; `formula` of the script computes the same.
-fn formula(name: &str, shape: &[usize]) -> Tensor {
+pub(crate) fn formula(name: &str, shape: &[usize]) -> Tensor {
     let mut values = tile(name);
     let mut each = |change: &dyn Fn(f32) -> f32| values.iter_mut().for_each(|it| *it = change(*it));
     if 1 < shape.len() {
@@ -265,7 +267,7 @@ fn formula(name: &str, shape: &[usize]) -> Tensor {
     repeated(&values, shape)
 }
 
-fn pictures([h, w]: [usize; 2]) -> Tensor {
+pub(crate) fn pictures([h, w]: [usize; 2]) -> Tensor {
     let values: Vec<f32> = tile("pictures").iter().map(|it| 2. * it).collect();
     repeated(&values, &[2, 3, h, w])
 }
@@ -285,14 +287,4 @@ fn graph(name: &str) -> Graph {
 
 fn load(file: &Path) -> Model {
     Model::load(&Weights::open(file).unwrap(), None, &Device::Cpu).unwrap()
-}
-
-/// The folder of real checkpoints, where there is one.
-fn real_models() -> Option<PathBuf> {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/models");
-    if models.is_dir() {
-        return Some(models);
-    }
-    println!("skipped: ../shared/data is absent");
-    None
 }

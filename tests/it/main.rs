@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod edits;
+mod exemplars;
 mod files;
 mod graphs;
 mod layers;
+mod pictures;
 mod programs;
 mod support;

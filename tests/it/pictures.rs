@@ -1,0 +1,88 @@
+//! Pictures as Pillow and torchvision see them, by `tests/data/pictures.py`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use image::RgbImage;
+use milan::data::decode;
+use milan::data::preprocess::{Filter, Preprocess, Resize};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    /// Pixels in hex by file name.
+    files: BTreeMap<String, String>,
+    cropped: Vec<Cropped>,
+}
+
+#[derive(Deserialize)]
+struct Cropped {
+    size: (u32, u32),
+    resize: u32,
+    exact: bool,
+    crop: u32,
+    filter: String,
+    pixels: String,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("../data/pictures.json")).unwrap()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+    hex.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// The script's formula.
+fn formula(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let edge = if y < x { 120 } else { 0 };
+        let value = |c: u32| (x * x / 3 + y * (5 + c) + x * y / 7 + edge + 40 * c) % 256;
+        image::Rgb([0, 1, 2].map(|c| value(c) as u8))
+    })
+}
+
+/// Mean and greatest absolute difference, in levels of 0 to 255.
+fn difference(found: &[u8], wanted: &[u8]) -> (f64, u8) {
+    assert_eq!(found.len(), wanted.len());
+    let each = || found.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b));
+    let mean = each().map(f64::from).sum::<f64>() / found.len() as f64;
+    (mean, each().max().unwrap())
+}
+
+#[test]
+fn files_of_every_kind_decode_as_in_pillow() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures");
+    for (name, pixels) in golden().files {
+        let found = decode(&std::fs::read(folder.join(&name)).unwrap()).unwrap();
+        let (mean, most) = difference(found.as_raw(), &bytes(&pixels));
+        println!("{name}: mean {mean:.3}, most {most}");
+        // Decoders of JPEG may round and blend colours a little differently; the others may not.
+        let lossy = name.ends_with(".jpg");
+        assert!(if lossy { mean <= 1. } else { most == 0 }, "{name}: {mean}, {most}");
+    }
+}
+
+#[test]
+fn resizing_and_cropping_are_torchvisions() {
+    for golden in golden().cropped {
+        let (width, height) = golden.size;
+        let preprocess = Preprocess {
+            resize: if golden.exact {
+                Resize::Exact(golden.resize)
+            } else {
+                Resize::ShortSide(golden.resize)
+            },
+            filter: if golden.filter == "bicubic" { Filter::Bicubic } else { Filter::Bilinear },
+            crop: golden.crop,
+            mean: [0.; 3],
+            std: [1.; 3],
+        };
+        let found = preprocess.crop(&formula(width, height)).unwrap();
+        let (mean, most) = difference(found.as_raw(), &bytes(&golden.pixels));
+        let what = format!("{width}x{height} {} {}", golden.resize, golden.filter);
+        println!("{what}: mean {mean:.3}, most {most}");
+        assert!(mean <= 0.5 && most <= 2, "{what}: {mean}, {most}");
+    }
+}
