@@ -7,16 +7,16 @@ use anyhow::Context;
 
 use crate::describe::{self, Describer, table};
 use crate::exemplars::{Exemplars, export, store};
+use crate::files::{digest, write_whole};
 use crate::model::run::Ablate;
 use crate::pass::{self, Pass, Progress, Settings};
 use crate::policy::{self, Level, Outcome, Policy, RuleStatus};
 use crate::report::{
     AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, PolicyReport,
-    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json, write_file,
+    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json,
 };
 use crate::subject::{self, Source, Subject};
 use crate::unit::{Description, Status, Unit};
-use crate::weights::digest;
 use crate::{data, evaluate};
 
 /// What an audit needs to know.
@@ -68,7 +68,7 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
     if let Some(out) = &config.out {
         write(out, &subject, &found.exemplars, &descriptions, |_| None, config.export)?;
-        write_file(&out.join("report.json"), &json(&report)?)?;
+        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
     Ok(report)
 }
@@ -265,7 +265,7 @@ pub(crate) fn write(
     with_export: bool,
 ) -> anyhow::Result<()> {
     let dataset = &subject.probe.dataset;
-    write_file(&out.join("descriptions.csv"), &table::write(descriptions, importance)?)?;
+    write_whole(&out.join("descriptions.csv"), table::write(descriptions, importance)?.as_bytes())?;
     let files: Vec<&str> = dataset.pictures.iter().map(|it| it.file.as_str()).collect();
     store::write(out, exemplars, &files)?;
     if with_export {

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::describe::Describer;
 use crate::error::{self, Failure, Kind};
+use crate::files::write_whole;
 use crate::pass::Settings;
 use crate::report::{Format, Report, Verdict};
 use crate::subject::Source;
@@ -283,7 +284,7 @@ fn new_bar(stage: &str, all: usize) -> ProgressBar {
 pub fn publish(shared: &Shared, report: &Report) -> anyhow::Result<()> {
     for output in shared.output.iter().filter(|_| !shared.dry_run) {
         if let Some(path) = &output.path {
-            report::write_file(path, &render(output.format, report, false)?)?;
+            write_whole(path, render(output.format, report, false)?.as_bytes())?;
         }
     }
     let mut to_stdout: Vec<Format> =

@@ -10,6 +10,7 @@
 //! which the data passes through them, and each uses only the ones before it.
 
 pub mod error;
+pub mod files;
 pub mod unit;
 
 pub mod weights;

@@ -12,6 +12,7 @@ use crate::edit::choose::{Candidate, Order, choose};
 use crate::edit::plan::{NotEditable, Plan, locate, plan};
 use crate::evaluate::control::random_units;
 use crate::evaluate::{self, Prediction};
+use crate::files::write_whole;
 use crate::model::Model;
 use crate::model::graph::{Graph, NodeId};
 use crate::model::run::{Ablate, Network, Untapped};
@@ -19,7 +20,7 @@ use crate::pass::{self, Pass, Probe, Progress, Settings};
 use crate::policy::{self, Action, Outcome, Policy};
 use crate::report::{
     AccuracyReport, Control, EditReport, Gate, OutputReport, Refused, Report, TestReport, Verdict,
-    Verified, json, write_file,
+    Verified, json,
 };
 use crate::subject::{self, Source, Subject};
 use crate::unit::Unit;
@@ -156,7 +157,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             let of = |unit: &Unit| importance.get(unit).copied();
             audit::write(out, &subject, &found.exemplars, &descriptions, of, false)?;
         }
-        write_file(&out.join("report.json"), &json(&report)?)?;
+        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
     Ok(report)
 }
@@ -317,8 +318,8 @@ fn verify(
     let largest = greatest(&wanted)?.max(f64::MIN_POSITIVE);
     let verified = Verified {
         images: xs.dim(0)?,
-        max_difference: greatest(&(&found - &wanted)?)? / largest,
-        max_effect: greatest(&(&found - &before)?)? / largest,
+        max_difference: two_digits(greatest(&(&found - &wanted)?)? / largest),
+        max_effect: two_digits(greatest(&(&found - &before)?)? / largest),
     };
     if verified.max_difference <= TOLERANCE {
         return Ok(verified);
@@ -327,6 +328,11 @@ fn verify(
         "the written file differs from the ablated network by {:.1e} of the largest logit, more than {TOLERANCE:.0e}; it was removed",
         verified.max_difference
     )
+}
+
+/// Beyond the second digit such a number tells of the machine.
+fn two_digits(number: f64) -> f64 {
+    format!("{number:.1e}").parse().unwrap_or(number)
 }
 
 fn greatest(xs: &Tensor) -> anyhow::Result<f64> {

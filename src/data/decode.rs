@@ -5,10 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, bail};
 use image::{DynamicImage, ImageReader, Limits, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use mozjpeg::{ColorSpace, Decompress};
 
 /// The longest side in pixels: a small file can claim a picture that no memory holds.
 const MAX_SIDE: usize = 16_384;
@@ -19,29 +16,46 @@ const MAX_PIXELS: u64 = 100_000_000;
 ///
 /// Errs on damaged and truncated files, and on pictures beyond 16,384 pixels a side or 100 megapixels.
 pub fn decode(bytes: &[u8]) -> anyhow::Result<RgbImage> {
-    // A decoder's own mistake in one file must not end the run.
+    // libjpeg's errors unwind, and a decoder's own mistake in one file must not end the run.
     let decoded = catch_unwind(AssertUnwindSafe(|| match bytes {
         [0xff, 0xd8, ..] => decode_jpeg(bytes),
         _ => decode_other(bytes),
     }));
-    decoded.unwrap_or_else(|_| bail!("the decoder failed on it"))
+    decoded.unwrap_or_else(|thrown| match thrown.downcast_ref::<String>() {
+        Some(what) => bail!("damaged: {}", what.trim_start_matches("libjpeg fatal error: ")),
+        None => bail!("the decoder failed on it"),
+    })
 }
 
 fn decode_jpeg(bytes: &[u8]) -> anyhow::Result<RgbImage> {
-    if !bytes.windows(2).rev().any(|it| it == [0xff, 0xd9]) {
-        bail!("it is truncated: the JPEG has no end");
+    let broken = |error: std::io::Error| anyhow::anyhow!("damaged JPEG: {}", one_line(&error));
+    let decoder = Decompress::new_mem(bytes).map_err(broken)?;
+    let (width, height) = decoder.size();
+    if MAX_SIDE < width.max(height) || MAX_PIXELS < (width * height) as u64 {
+        bail!("it claims {width}x{height} pixels, more than is read");
     }
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(MAX_SIDE)
-        .set_max_height(MAX_SIDE)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    let pixels =
-        decoder.decode().map_err(|error| anyhow::anyhow!("damaged JPEG: {}", one_line(&error)))?;
-    let (width, height) = decoder.dimensions().context("the JPEG has no size")?;
+    let pixels = if [ColorSpace::JCS_CMYK, ColorSpace::JCS_YCCK].contains(&decoder.color_space()) {
+        let mut started = decoder.to_colorspace(ColorSpace::JCS_CMYK).map_err(broken)?;
+        let inks: Vec<[u8; 4]> = started.read_scanlines().map_err(broken)?;
+        started.finish().map_err(broken)?;
+        inks.into_iter().flat_map(light).collect()
+    } else {
+        let mut started = decoder.rgb().map_err(broken)?;
+        let pixels = started.read_scanlines::<u8>().map_err(broken)?;
+        started.finish().map_err(broken)?;
+        pixels
+    };
     RgbImage::from_raw(width as u32, height as u32, pixels)
         .context("the JPEG holds fewer pixels than it says")
+}
+
+/// Inks to red, green and blue as Pillow mixes them; JPEG files hold them inverted.
+fn light([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let share = |ink: u8| {
+        let product = u32::from(255 - ink) * u32::from(k) + 128;
+        k - (((product >> 8) + product) >> 8) as u8
+    };
+    [c, m, y].map(share)
 }
 
 fn decode_other(bytes: &[u8]) -> anyhow::Result<RgbImage> {
@@ -58,7 +72,10 @@ fn decode_other(bytes: &[u8]) -> anyhow::Result<RgbImage> {
         reader.decode().map_err(|error| anyhow::anyhow!("damaged: {}", one_line(&error)))?;
     Ok(match picture {
         // Sixteen bits to eight as Pillow does: the high byte.
-        DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
             let wide = picture.to_rgb16();
             RgbImage::from_fn(wide.width(), wide.height(), |x, y| {
                 image::Rgb(wide.get_pixel(x, y).0.map(|value| (value >> 8) as u8))

@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{Dataset, Preprocess, decode};
-use crate::weights::hex;
+use crate::files::{hex, sha256};
 
 /// Some pictures as the network reads them.
 pub struct Batch {
@@ -123,7 +123,7 @@ fn read_batch(
                 let values = decode(&bytes)
                     .and_then(|picture| preprocess.crop(&picture))
                     .map(|cropped| preprocess.normalise(&cropped));
-                (Some(hex(&Sha256::digest(&bytes))), values)
+                (Some(sha256(&bytes)), values)
             }
             Err(error) => (None, Err(error.into())),
         })

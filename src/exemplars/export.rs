@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::ensure;
 
 use super::SiteExemplars;
-use super::store::{site_folder, write_beside, write_whole};
+use super::store::site_folder;
+use crate::files::{write_beside, write_whole};
 
 /// The reference's side of pictures and masks, in pixels.
 pub const SIDE: usize = 224;

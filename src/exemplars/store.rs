@@ -1,15 +1,14 @@
 //! The exemplars of a run on disk: `exemplars/<layer>/exemplars.safetensors` and `exemplars/pictures.csv`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use half::f16;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
 
 use super::{Exemplars, SiteExemplars};
+use crate::files::write_whole;
 use crate::inconclusive;
 
 /// The folder of a site below the run's folder.
@@ -39,34 +38,6 @@ pub fn read(out: &Path, site: &str) -> anyhow::Result<SiteExemplars> {
 
 fn path(out: &Path, site: &str) -> PathBuf {
     site_folder(out, site).join("exemplars.safetensors")
-}
-
-/// Writes a file that is there whole or not at all.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write_beside(path, |file| Ok(file.write_all(bytes)?))
-}
-
-/// Lets `content` write beside the path, then syncs and renames. The file gets the mode of any other.
-pub(super) fn write_beside(
-    path: &Path,
-    content: impl FnOnce(&mut NamedTempFile) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let write = || {
-        let folder = path.parent().context("it is no file")?;
-        std::fs::create_dir_all(folder)?;
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder)?;
-        content(&mut file)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        anyhow::Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A safetensors file with the header's keys in one order, which the crate's own writer does not keep.

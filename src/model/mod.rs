@@ -50,6 +50,9 @@ impl Model {
             .map(|(name, info)| (name.clone(), info.shape.clone()))
             .collect();
         let source = weights.source().display();
+        if let Some(name) = arch {
+            zoo::by_name(name)?; // What nobody knows is no fault of the file's.
+        }
         let Recognised { name, graph, prefix, unread } =
             recognise(&shapes, arch).with_context(|| format!("cannot use {source}"))?;
 

@@ -7,12 +7,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use regex::RegexBuilder;
-use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::matcher::{Matcher, Pattern};
 use super::{Action, Edit, Level, Limit, Policy, PolicyFile, Rule, Scope};
+use crate::files::sha256;
 use crate::unit::Globs;
 use crate::usage;
 
@@ -69,7 +69,7 @@ pub fn parse(text: &str, path: &str) -> anyhow::Result<Policy> {
     if reader.mistakes.is_empty() {
         let file = PolicyFile {
             path: path.to_owned(),
-            sha256: crate::weights::hex(&Sha256::digest(text)),
+            sha256: sha256(text.as_bytes()),
         };
         return Ok(Policy { files: vec![file], ..policy });
     }

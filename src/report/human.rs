@@ -22,24 +22,27 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
         text.push_str(&it);
         text.push('\n');
     };
+    if report.model.source == "demo" {
+        line("This is the built-in demo; name a model of yours with --model and pictures with --data".into());
+    }
     line(shortened(&headline(report), width));
     if let Some(accuracy) = &report.accuracy {
         line(shortened(&accuracy_line(accuracy), width));
     }
     if !report.rules.is_empty() {
         line(String::new());
-        line(rules_table(report, width).to_string());
+        line(rules_table(report, width).trim_fmt());
     }
     for rule in report.rules.iter().filter(|rule| !rule.units.is_empty()) {
         line(String::new());
-        line(units_table(rule, width).to_string());
+        line(units_table(rule, width).trim_fmt());
         if MAX_UNITS < rule.units.len() {
             line(format!("… and {} more; all are in report.json", rule.units.len() - MAX_UNITS));
         }
     }
     if !report.layers.is_empty() {
         line(String::new());
-        line(layers_table(report, width).to_string());
+        line(layers_table(report, width).trim_fmt());
     }
     if let Some(edit) = &report.edit {
         line(String::new());
@@ -47,7 +50,7 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
     }
     if !report.tests.is_empty() {
         line(String::new());
-        line(tests_table(report, width).to_string());
+        line(tests_table(report, width).trim_fmt());
         report.accuracy.iter().flat_map(class_lines).for_each(|it| line(shortened(&it, width)));
     }
     let skipped =
@@ -77,7 +80,7 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
 fn headline(report: &Report) -> String {
     format!(
         "{} ({}) · {} · {} described by {}",
-        report.model.source,
+        end_of(&report.model.source, MAX_TEXT),
         report.model.arch,
         counted(report.data.images, "picture"),
         counted(report.coverage.units, "unit"),
@@ -122,7 +125,7 @@ fn units_table(rule: &RuleReport, width: usize) -> Table {
     let measured = rule.units.iter().any(|unit| unit.importance.is_some());
     let mut header = vec![rule.id.as_str(), "confidence", "description"];
     if measured {
-        header.insert(2, "importance");
+        header.insert(2, "importance, points");
     }
     let mut table = new_table(width, &header);
     for unit in rule.units.iter().take(MAX_UNITS) {
@@ -226,11 +229,14 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
         counted(edit.changes.len(), "tensor axis").replace("axiss", "axes"),
         counted(edit.bytes_changed as usize, "byte")
     )];
-    lines.push(format!(
-        "check: reloaded on {}, it differs from the ablated network by {:.0e} of the largest logit",
-        counted(edit.verified.images, "picture"),
-        edit.verified.max_difference
-    ));
+    let verified = &edit.verified;
+    let equal = match verified.max_difference {
+        0. => "it computes exactly what the ablated network computes".to_owned(),
+        difference => format!(
+            "it differs from the ablated network by {difference:.0e} of the largest logit"
+        ),
+    };
+    lines.push(format!("check: reloaded, on {} {equal}", counted(verified.images, "picture")));
     if !edit.refused.is_empty() {
         let first = &edit.refused[0];
         lines.push(format!(
@@ -254,8 +260,14 @@ fn verdict_line(report: &Report, color: bool) -> String {
         Verdict::Inconclusive => ("INCONCLUSIVE", "33"),
     };
     let word = if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
+    let coverage = &report.coverage;
+    let unseen = coverage.unknown + coverage.dead;
     match report.why.first() {
         Some(why) => format!("{word}  {}", shortened(why, 80)),
+        None if report.edit.is_none() && 0 < unseen => format!(
+            "{word}  as far as described: nothing is known of {unseen} of {}",
+            counted(coverage.units, "unit")
+        ),
         None => word,
     }
 }
@@ -316,6 +328,15 @@ fn shortened(text: &str, width: usize) -> String {
         return text;
     }
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// At most `width` characters, the first an ellipsis where something is missing: the end of a path.
+fn end_of(text: &str, width: usize) -> String {
+    let n = text.chars().count();
+    if n <= width {
+        return text.to_owned();
+    }
+    ['…'].into_iter().chain(text.chars().skip(n - width + 1)).collect()
 }
 
 /// Lines of whole words, those after the first indented.

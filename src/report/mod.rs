@@ -3,7 +3,7 @@
 mod human;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -283,20 +283,4 @@ impl FromStr for Format {
 /// `report.json`.
 pub fn json(report: &Report) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(report).context("a report is not JSON")? + "\n")
-}
-
-/// Writes a text beside its place and renames it there. Makes the folder.
-pub fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    let writing = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(writing)?;
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".milan-").tempfile_in(folder).with_context(writing)?;
-    file.write_all(text.as_bytes()).with_context(writing)?;
-    file.as_file().sync_all().with_context(writing)?;
-    file.persist(path).with_context(writing)?;
-    Ok(())
 }

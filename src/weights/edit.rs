@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::header::malformed;
-use super::{Weights, hex, plain, shards};
+use super::{Weights, plain, shards};
+use crate::files::{hex, open_to_all};
 use crate::{inconclusive, usage};
 
 /// Slices of one tensor to set to zero: each of `indices` along `axis`.
@@ -329,14 +330,6 @@ fn reserve(_: &File, _: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Temporary files are private by default; a model is as open as the user's umask says.
-fn open_to_all(builder: &mut tempfile::Builder<'_, '_>, mode: u32) {
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
-    #[cfg(not(unix))]
-    let _ = (builder, mode);
-}
-
 fn check_target(weights: &Weights, target: &Path, force: bool) -> anyhow::Result<()> {
     refuse_link(target)?;
     let Ok(found) = fs::metadata(target) else { return Ok(()) };
@@ -397,7 +390,7 @@ fn parent(target: &Path) -> anyhow::Result<&Path> {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> anyhow::Error {
-    let folder = path.parent().unwrap_or(path);
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     match error.kind() {
         std::io::ErrorKind::StorageFull => {
             anyhow::anyhow!("no space left in {}; nothing was written", folder.display())

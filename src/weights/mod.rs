@@ -12,7 +12,6 @@ mod shards;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +19,8 @@ use anyhow::Context;
 use candle_core::Tensor;
 use safetensors::Dtype;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use crate::files::digest;
 use crate::usage;
 
 pub use edit::{Change, Draft, write_edited};
@@ -146,26 +145,6 @@ impl Weights {
             .map_err(|error| header::malformed(&path, format!("it is not JSON: {error}")))?;
         Ok(Some(config))
     }
-}
-
-/// Size and sha256 of a file, read in pieces.
-pub(crate) fn digest(path: &Path) -> anyhow::Result<(u64, String)> {
-    let reading = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(reading)?;
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut piece).with_context(reading)?;
-        if n == 0 {
-            return Ok((size, hex(&hash.finalize())));
-        }
-        hash.update(&piece[..n]);
-        size += n as u64;
-    }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An I/O error without the operating system's number.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// In the order of the data. A folder may use itself and those before it.
 const ORDER: &[&str] = &[
     "error",
+    "files",
     "unit",
     "weights",
     "data",
@@ -36,7 +37,7 @@ const NARROWER: &[(&str, &[&str])] = &[
             "crate::describe",
         ],
     ),
-    ("report", &["candle_core", "crate::weights", "crate::model", "crate::exemplars"]),
+    ("report", &["candle_core", "crate::weights::Weights", "crate::model", "crate::exemplars"]),
     ("edit", &["crate::policy", "std::fs"]),
     ("model", &["crate::data", "std::fs"]),
     ("evaluate", &["candle_core", "crate::model"]),

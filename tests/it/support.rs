@@ -13,3 +13,14 @@ pub(crate) fn shared_data(what: &str) -> Option<PathBuf> {
     println!("skipped {test}: ../shared/data/{what} is absent");
     None
 }
+
+/// A text must be that of a file of the repository. With `BLESS=1` in the environment the file is written.
+#[track_caller]
+pub(crate) fn check_file(path: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == wanted, "not {}; BLESS=1 writes it anew:\n{found}", path.display());
+}
