@@ -28,6 +28,12 @@ pub fn decode(bytes: &[u8]) -> anyhow::Result<RgbImage> {
 }
 
 fn decode_jpeg(bytes: &[u8]) -> anyhow::Result<RgbImage> {
+    // libjpeg paints what is missing grey. The end must come after the last scan begins: an earlier one is
+    // that of a thumbnail.
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|it| it == marker);
+    if last([0xff, 0xd9]) <= last([0xff, 0xda]) {
+        bail!("it is truncated: the JPEG has no end");
+    }
     let broken = |error: std::io::Error| anyhow::anyhow!("damaged JPEG: {}", one_line(&error));
     let decoder = Decompress::new_mem(bytes).map_err(broken)?;
     let (width, height) = decoder.size();

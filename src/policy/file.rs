@@ -67,10 +67,7 @@ pub fn parse(text: &str, path: &str) -> anyhow::Result<Policy> {
     reader.mistakes.sort_by_key(|(span, _)| (span.start, span.end));
     reader.mistakes.dedup();
     if reader.mistakes.is_empty() {
-        let file = PolicyFile {
-            path: path.to_owned(),
-            sha256: sha256(text.as_bytes()),
-        };
+        let file = PolicyFile { path: path.to_owned(), sha256: sha256(text.as_bytes()) };
         return Ok(Policy { files: vec![file], ..policy });
     }
     let lines = reader.mistakes.iter().map(|(span, message)| {

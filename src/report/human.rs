@@ -80,7 +80,7 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
 fn headline(report: &Report) -> String {
     format!(
         "{} ({}) · {} · {} described by {}",
-        end_of(&report.model.source, MAX_TEXT),
+        file_name(&report.model.source),
         report.model.arch,
         counted(report.data.images, "picture"),
         counted(report.coverage.units, "unit"),
@@ -232,9 +232,9 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
     let verified = &edit.verified;
     let equal = match verified.max_difference {
         0. => "it computes exactly what the ablated network computes".to_owned(),
-        difference => format!(
-            "it differs from the ablated network by {difference:.0e} of the largest logit"
-        ),
+        difference => {
+            format!("it differs from the ablated network by {difference:.0e} of the largest logit")
+        }
     };
     lines.push(format!("check: reloaded, on {} {equal}", counted(verified.images, "picture")));
     if !edit.refused.is_empty() {
@@ -330,13 +330,10 @@ fn shortened(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// At most `width` characters, the first an ellipsis where something is missing: the end of a path.
-fn end_of(text: &str, width: usize) -> String {
-    let n = text.chars().count();
-    if n <= width {
-        return text.to_owned();
-    }
-    ['…'].into_iter().chain(text.chars().skip(n - width + 1)).collect()
+/// The last part of a path; report.json has the whole.
+fn file_name(path: &str) -> String {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+    shortened(name, MAX_TEXT)
 }
 
 /// Lines of whole words, those after the first indented.

@@ -144,10 +144,8 @@ fn every_node_of_a_small_network_edits_exactly_or_is_refused() {
     let graph = zoo::by_name(name).unwrap().build(10);
     let tensors = filled(&graph);
     let names: Vec<String> = graph.nodes().iter().skip(1).map(|node| node.name.clone()).collect();
-    let refused: Vec<&String> = names
-        .iter()
-        .filter(|site| check_site(name, &graph, &tensors, site) == "refused")
-        .collect();
+    let refused: Vec<&String> =
+        names.iter().filter(|site| check_site(name, &graph, &tensors, site) == "refused").collect();
     // Where a stage begins with an identity, its first sum has neither writers nor readers.
     assert_eq!(refused, ["layer1.0.add", "layer1.0"]);
 }

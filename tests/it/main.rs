@@ -5,6 +5,8 @@ mod edits;
 mod exemplars;
 mod files;
 mod graphs;
+#[cfg(feature = "hub")]
+mod hub;
 mod layers;
 mod pictures;
 mod programs;

@@ -88,3 +88,27 @@ fn resizing_and_cropping_are_torchvisions() {
         assert!(mean <= 0.5 && most <= bound, "{what}: {mean}, {most}");
     }
 }
+
+#[test]
+fn damaged_files_are_errors_that_say_so() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures");
+    let whole = std::fs::read(folder.join("plain.jpg")).unwrap();
+    let mut header = whole.clone();
+    header[2..40].fill(0);
+    let mut huge = whole.clone();
+    let frame = whole.windows(2).position(|it| it == [0xff, 0xc0]).unwrap();
+    huge[frame + 5..frame + 9].fill(0x7f);
+    let cut = |n: usize| whole[..n].to_vec();
+    for (bytes, said) in [
+        (vec![], "it is no JPEG, PNG, WebP, BMP or GIF"),
+        (b"not a picture".to_vec(), "it is no JPEG, PNG, WebP, BMP or GIF"),
+        (cut(3), "it is truncated"),
+        (cut(whole.len() / 2), "it is truncated"),
+        (cut(whole.len() - 30), "it is truncated"),
+        (header, "damaged"),
+        (huge, "it claims 32639x32639 pixels"),
+    ] {
+        let error = decode(&bytes).expect_err(said).to_string();
+        assert!(error.starts_with(said) && !error.contains('\n'), "{error}");
+    }
+}

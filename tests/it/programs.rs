@@ -127,6 +127,22 @@ fn an_audit_of_the_demo_finds_the_units_that_read_text() {
     );
 }
 
+/// Each line that README.md shows of a program is one of a sample report's, which are compared above.
+#[test]
+fn the_readme_shows_what_the_programs_print() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let printed = read("reports/demo-audit.txt") + &read("reports/demo-edit.txt");
+    let printed: Vec<&str> = printed.lines().collect();
+    let readme = read("README.md");
+    let blocks = readme.split("```text\n").skip(1).filter_map(|it| it.split("\n```").next());
+    let mut shown = blocks.flat_map(str::lines).filter(|it| !it.starts_with(['$', '…'])).peekable();
+    assert!(shown.peek().is_some());
+    for line in shown {
+        assert!(printed.contains(&line), "no program prints {line:?}");
+    }
+}
+
 #[test]
 fn the_same_audit_gives_the_same_bytes() {
     let files = |threads: &str| {

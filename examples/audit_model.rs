@@ -1,0 +1,47 @@
+//! An audit from a program of one's own: which units read text, and how many of them are there?
+//!
+//!     cargo run --example audit_model [MODEL.safetensors FOLDER_OF_PICTURES]
+
+use candle_core::Device;
+use milan::audit::{Config, audit};
+use milan::describe::Describer;
+use milan::exemplars;
+use milan::pass::Settings;
+use milan::subject::Source;
+
+#[allow(clippy::print_stdout)]
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let scratch = tempfile::tempdir()?;
+    let config = Config {
+        source: Source {
+            model: arguments.next().unwrap_or_else(|| "demo".into()),
+            arch: None,
+            data: arguments.next(),
+            classes: None,
+            offline: true,
+            device: Device::Cpu,
+            scratch: scratch.path().to_owned(),
+        },
+        layers: vec![],
+        describer: Describer::Labels,
+        policy: Some("text".into()),
+        settings: Settings {
+            batch_size: 16,
+            threads: 2,
+            max_unreadable: 0.01,
+            exemplars: exemplars::Config { top_k: 15, quantile: 0.99 },
+        },
+        seed: 0,
+        out: None,
+        export: false,
+    };
+    let report = audit(&config, &|_, _, _| Ok(()))?;
+    for rule in &report.rules {
+        println!("{}: {} of {} units", rule.id, rule.units.len(), rule.observed.in_scope);
+        for unit in &rule.units {
+            println!("  {}:{} {}", unit.layer, unit.unit, unit.description);
+        }
+    }
+    Ok(())
+}
