@@ -23,7 +23,7 @@ use crate::{exemplars, report, usage};
 /// The options of both programs. Each has an environment variable, `MILAN_` and its name.
 #[derive(Debug, Args)]
 pub struct Shared {
-    /// The model: `demo`, a .safetensors file, a folder, or hf:ORG/NAME[@REVISION]
+    /// The model: `demo`, a .safetensors file, a folder, or `hf:ORG/NAME@REVISION`
     #[arg(long, value_name = "M", env = "MILAN_MODEL", default_value = "demo")]
     pub model: String,
     /// The architecture, when tensor names and shapes do not tell
@@ -50,7 +50,7 @@ pub struct Shared {
     /// The share of pictures, 0 to 1, that may be unreadable
     #[arg(long, value_name = "SHARE", env = "MILAN_MAX_UNREADABLE", default_value_t = 0.01)]
     pub max_unreadable: f64,
-    /// The run's folder [default: reports/<model name>]
+    /// The run's folder [default: `reports/MODEL`]
     #[arg(long, value_name = "DIR", env = "MILAN_OUT")]
     pub out: Option<PathBuf>,
     /// A report besides those in the run's folder: human, json or csv; `-` is stdout. Repeatable

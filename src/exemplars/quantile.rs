@@ -5,7 +5,7 @@
 //! coin that chooses odd or even is a hash of the level and of how often it was thrown, so the same
 //! values in the same order give the same answer; every second throw is the opposite of the one
 //! before, which cancels part of the error (Ivkin et al. 2019). And the paper's sampler in front of
-//! the levels starts once [`SAMPLED`] values were seen: then one value of each block of `2^s` enters.
+//! the levels starts once `SAMPLED` values were seen: then one value of each block of `2^s` enters.
 
 use std::iter;
 

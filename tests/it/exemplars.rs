@@ -282,3 +282,29 @@ fn exemplars_of_a_real_network_are_pytorchs() {
     println!("{:.3} % of {n_ids} ids, mean IoU {iou:.4} of {} masks", 100. * same, ious.len());
     assert!(0.99 <= same && 0.99 <= iou, "{same} {iou}");
 }
+
+/// 1,024 units of 14 x 14 positions over 100,000 pictures. Takes minutes, so it is run on demand:
+/// `cargo test --release --test it -- --ignored --nocapture hundred_thousand`.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "takes minutes"]
+fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
+    let config = Config { top_k: 15, quantile: 0.99 };
+    let mut gather = Gather::new("layer", config);
+    let n = 1024 * 14 * 14;
+    let mut values: Vec<f32> = (0..8 * n).map(|i| (i * 7919 % 10_007) as f32).collect();
+    for first in (0..100_000).step_by(8) {
+        // Never the same twice, and rising here and there, so that top pictures keep changing.
+        values.rotate_left(4_001);
+        values[first % n] += first as f32;
+        let ys = Tensor::from_slice(&values, (8, 1024, 14, 14), &Device::Cpu).unwrap();
+        gather.add(&ys, &(first..first + 8).collect::<Vec<_>>()).unwrap();
+    }
+    let site = gather.finish().unwrap();
+    assert_eq!((site.n_units, site.n_pictures), (1024, 100_000));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    println!("peak memory: {}", peak.trim());
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib <= 1 << 20, "{peak}");
+}
