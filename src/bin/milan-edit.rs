@@ -50,7 +50,7 @@ struct Cli {
     /// Zero what can be zeroed exactly, and leave the other matching units as they are
     #[arg(long, env = "MILAN_SKIP_NOT_EDITABLE")]
     skip_not_editable: bool,
-    /// The new model [default: <model>-edited.safetensors]
+    /// The new model [default: `MODEL-edited.safetensors`]
     #[arg(long, value_name = "FILE", env = "MILAN_WRITE")]
     write: Option<PathBuf>,
     /// Replace the file if it exists
