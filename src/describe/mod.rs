@@ -1,6 +1,7 @@
 //! Exemplars to words.
 
 pub mod labels;
+pub mod milan;
 pub mod table;
 
 use std::path::PathBuf;

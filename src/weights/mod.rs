@@ -5,6 +5,7 @@
 
 pub mod header;
 pub mod hub;
+pub mod pickle;
 
 mod edit;
 mod read;

@@ -8,6 +8,7 @@ mod graphs;
 #[cfg(feature = "hub")]
 mod hub;
 mod layers;
+mod milan;
 mod pictures;
 mod programs;
 mod support;

@@ -1,0 +1,232 @@
+//! From a unit's regions to sentences: greedy, beam, and the beam reranked by mutual information.
+//!
+//! Hernandez et al. 2022, eq. 3 and section 4: `argmax_d log p(d|E) − λ log p(d)`, over the sentences of
+//! a beam. The beam is allennlp's (`BeamSearch` with a deterministic sampler): a finished sentence stays
+//! in the beam with the score it has, and nothing is divided by its length.
+
+use anyhow::ensure;
+use candle_core::{Device, Tensor};
+
+use super::captioner::{Captioner, Regions};
+use super::lm::LanguageModel;
+use super::lstm::State;
+use super::vocab::Vocabulary;
+
+/// Some tokens and the sum of their scores. The last token is the stop where the sentence ends in time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sentence {
+    pub tokens: Vec<u32>,
+    pub score: f32,
+}
+
+/// How the language model counts a sentence that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Up to its stop.
+    AtStop,
+    /// As the reference does by mistake: also the token behind the stop, of sentences that end before the
+    /// longest of their beam (`lms.py`, `forward`).
+    Reference,
+}
+
+/// The models that speak, and the longest sentence they may make, in tokens.
+pub struct Speaker<'a> {
+    pub captioner: &'a Captioner,
+    pub lm: Option<&'a LanguageModel>,
+    pub vocabulary: &'a Vocabulary,
+    pub length: usize,
+}
+
+/// What both models remember of some rows.
+struct Memory {
+    captioner: State,
+    lm: Vec<State>,
+}
+
+impl Speaker<'_> {
+    /// The likeliest next word, `length` times, and the score of each step. With `lambda` words are scored
+    /// by mutual information, `log p(w|E, …) − λ log p(w|…)`. Steps go on behind the stop, as in the
+    /// reference.
+    pub fn greedy(
+        &self,
+        regions: &Regions,
+        lambda: Option<f64>,
+    ) -> anyhow::Result<Vec<Vec<(u32, f32)>>> {
+        let n = regions.n_units()?;
+        let mut said: Vec<Vec<(u32, f32)>> = vec![vec![]; n];
+        let mut memory = self.start(regions, lambda)?;
+        let mut tokens = vec![self.vocabulary.start(); n];
+        for _ in 0..self.length {
+            let (scores, after) = self.step(regions, &tokens, &memory, lambda)?;
+            memory = after;
+            for (row, scores) in scores.chunks(self.vocabulary.n_tokens()).enumerate() {
+                let best = best_of(scores, 1)[0];
+                tokens[row] = best as u32;
+                said[row].push((best as u32, scores[best]));
+            }
+        }
+        Ok(said)
+    }
+
+    /// For each unit the `width` best sentences that a beam finds, best first.
+    pub fn beam(
+        &self,
+        regions: &Regions,
+        width: usize,
+        lambda: Option<f64>,
+    ) -> anyhow::Result<Vec<Vec<Sentence>>> {
+        let n_tokens = self.vocabulary.n_tokens();
+        ensure!(0 < width && width <= n_tokens, "a beam of {width} among {n_tokens} words");
+        let n = regions.n_units()?;
+        let start = vec![self.vocabulary.start(); n];
+        let (scores, memory) = self.step(regions, &start, &self.start(regions, lambda)?, lambda)?;
+        let mut beams: Vec<Vec<Sentence>> = scores
+            .chunks(n_tokens)
+            .map(|scores| {
+                let first =
+                    |best: usize| Sentence { tokens: vec![best as u32], score: scores[best] };
+                best_of(scores, width).into_iter().map(first).collect()
+            })
+            .collect();
+        let mut parents: Vec<u32> = (0..n).flat_map(|unit| vec![unit as u32; width]).collect();
+        let mut memory = memory.rows(&parents)?;
+        for _ in 1..self.length {
+            if beams.iter().flatten().all(|it| self.is_finished(it)) {
+                break;
+            }
+            let last = |it: &Sentence| it.tokens[it.tokens.len() - 1];
+            let tokens: Vec<u32> = beams.iter().flatten().map(last).collect();
+            let (scores, after) = self.step(regions, &tokens, &memory, lambda)?;
+            parents.clear();
+            for (unit, beam) in beams.iter_mut().enumerate() {
+                let rows = &scores[unit * width * n_tokens..][..width * n_tokens];
+                let next = self.grow(beam, rows, width);
+                parents.extend(next.iter().map(|(parent, _)| (unit * width + parent) as u32));
+                *beam = next.into_iter().map(|(_, sentence)| sentence).collect();
+            }
+            memory = after.rows(&parents)?;
+        }
+        Ok(beams)
+    }
+
+    /// The place in the beam of the sentence with the highest mutual information, its score, and `log p(d)`
+    /// of every sentence.
+    pub fn rerank(
+        &self,
+        beam: &[Sentence],
+        lambda: f64,
+        ending: Ending,
+    ) -> anyhow::Result<(usize, f32, Vec<f32>)> {
+        let prior = self.log_p(beam, ending)?;
+        let scores = beam.iter().zip(&prior).map(|(it, prior)| it.score - lambda as f32 * prior);
+        // Of equals the likelier sentence, which comes first.
+        let best = scores
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, it| if best.1 < it.1 { it } else { best });
+        Ok((best.0, best.1, prior))
+    }
+
+    /// `log p(d)` of sentences.
+    pub fn log_p(&self, sentences: &[Sentence], ending: Ending) -> anyhow::Result<Vec<f32>> {
+        let Some(lm) = self.lm else { return Ok(vec![0.; sentences.len()]) };
+        let longest = sentences.iter().map(|it| it.tokens.len()).max().unwrap_or_default();
+        let stop = self.vocabulary.stop();
+        let mut sums = vec![0f32; sentences.len()];
+        let mut states = lm.start(sentences.len(), &Device::Cpu)?;
+        let mut tokens = vec![self.vocabulary.start(); sentences.len()];
+        for at in 0..longest {
+            let (scores, after) =
+                lm.step(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, &states)?;
+            states = after;
+            let wanted: Vec<u32> =
+                sentences.iter().map(|it| it.tokens.get(at).copied().unwrap_or(stop)).collect();
+            let scores =
+                scores.gather(&Tensor::new(wanted.as_slice(), &Device::Cpu)?.unsqueeze(1)?, 1)?;
+            let scores = scores.flatten_all()?.to_vec1::<f32>()?;
+            for ((sum, score), sentence) in sums.iter_mut().zip(scores).zip(sentences) {
+                let n = sentence.tokens.len();
+                let counts = at < n
+                    || (at == n && ending == Ending::Reference && self.is_finished(sentence));
+                *sum += if counts { score } else { 0. };
+            }
+            tokens = wanted;
+        }
+        Ok(sums)
+    }
+
+    pub fn is_finished(&self, sentence: &Sentence) -> bool {
+        sentence.tokens.last() == Some(&self.vocabulary.stop())
+    }
+
+    /// The `width` best continuations of a beam, each with the place of what it continues.
+    fn grow(&self, beam: &[Sentence], scores: &[f32], width: usize) -> Vec<(usize, Sentence)> {
+        let mut next: Vec<(usize, Option<u32>, f32)> = Vec::with_capacity(width * width);
+        for (place, (sentence, scores)) in
+            beam.iter().zip(scores.chunks(self.vocabulary.n_tokens())).enumerate()
+        {
+            if self.is_finished(sentence) {
+                next.push((place, None, sentence.score));
+                continue;
+            }
+            let best = best_of(scores, width).into_iter();
+            next.extend(best.map(|it| (place, Some(it as u32), sentence.score + scores[it])));
+        }
+        next.sort_by(|a, b| b.2.total_cmp(&a.2));
+        next.truncate(width);
+        let grown = |(place, token, score): (usize, Option<u32>, f32)| {
+            let mut tokens = beam[place].tokens.clone();
+            tokens.extend(token);
+            (place, Sentence { tokens, score })
+        };
+        next.into_iter().map(grown).collect()
+    }
+
+    fn start(&self, regions: &Regions, lambda: Option<f64>) -> anyhow::Result<Memory> {
+        let captioner = self.captioner.start(regions)?;
+        let lm = match (lambda, self.lm) {
+            (Some(_), Some(lm)) => lm.start(regions.n_units()?, captioner.h.device())?,
+            _ => vec![],
+        };
+        Ok(Memory { captioner, lm })
+    }
+
+    /// Scores of every next token, row by row, after reading one token a row.
+    fn step(
+        &self,
+        regions: &Regions,
+        tokens: &[u32],
+        memory: &Memory,
+        lambda: Option<f64>,
+    ) -> anyhow::Result<(Vec<f32>, Memory)> {
+        let tokens = Tensor::new(tokens, memory.captioner.h.device())?;
+        let (mut scores, captioner) = self.captioner.step(regions, &tokens, &memory.captioner)?;
+        let mut lm = vec![];
+        if let (Some(lambda), Some(model)) = (lambda, self.lm) {
+            let (prior, after) = model.step(&tokens, &memory.lm)?;
+            scores = (scores - (prior * lambda)?)?;
+            lm = after;
+        }
+        Ok((scores.flatten_all()?.to_vec1()?, Memory { captioner, lm }))
+    }
+}
+
+impl Memory {
+    fn rows(&self, rows: &[u32]) -> anyhow::Result<Memory> {
+        let rows = Tensor::new(rows, self.captioner.h.device())?;
+        let lm =
+            self.lm.iter().map(|state| state.rows(&rows)).collect::<candle_core::Result<_>>()?;
+        Ok(Memory { captioner: self.captioner.rows(&rows)?, lm })
+    }
+}
+
+/// The places of the `n` highest scores, highest first; of equals the first.
+fn best_of(scores: &[f32], n: usize) -> Vec<usize> {
+    let order = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
+    let mut places: Vec<usize> = (0..scores.len()).collect();
+    if n < places.len() {
+        places.select_nth_unstable_by(n, order);
+        places.truncate(n);
+    }
+    places.sort_unstable_by(order);
+    places
+}

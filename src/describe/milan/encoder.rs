@@ -1,0 +1,176 @@
+//! What a region looks like: the feature maps of a network, averaged under the region's mask.
+//!
+//! Hernandez et al. 2022, section 4 (the reference's `PyramidConvEncoder`): the whole picture goes through
+//! the network, and at several depths the maps are pooled where the mask is, then put end to end. A
+//! picture is run once, however many regions lie in it.
+
+use anyhow::{Context, ensure};
+use candle_core::Tensor;
+
+use crate::model::graph::NodeId;
+use crate::model::run::{Network, Record};
+
+/// How a mask is brought to the size of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resizing {
+    /// The mean of the pixels that a position covers, so that no region vanishes.
+    Area,
+    /// As the reference: bilinear at the position's middle, which looks at four pixels only.
+    Reference,
+}
+
+pub struct Encoder {
+    network: Network,
+    sites: Vec<NodeId>,
+    resizing: Resizing,
+}
+
+/// The maps of some pictures, one entry a site, `(n, channels, h, w)`.
+pub struct Maps(Vec<Tensor>);
+
+/// A region: a picture's place in its [`Maps`], and which of the picture's pixels, `side × side`.
+#[derive(Debug, Clone)]
+pub struct Region {
+    pub picture: usize,
+    pub mask: Vec<bool>,
+}
+
+impl Encoder {
+    pub fn new(network: Network, sites: &[&str], resizing: Resizing) -> anyhow::Result<Encoder> {
+        let find = |site: &&str| {
+            network.graph().find(site).with_context(|| format!("the encoder has no layer `{site}`"))
+        };
+        let sites = sites.iter().map(find).collect::<anyhow::Result<_>>()?;
+        Ok(Encoder { network, sites, resizing })
+    }
+
+    /// Features of a region.
+    pub fn n_features(&self) -> usize {
+        self.sites.iter().map(|&site| self.network.graph().node(site).channels).sum()
+    }
+
+    /// Runs pictures `(n, 3, side, side)`, normalised as the network wants them.
+    pub fn maps(&self, xs: &Tensor) -> anyhow::Result<Maps> {
+        let mut record = Record::new(self.sites.iter().copied());
+        self.network.run(xs, &mut record)?;
+        let map = |site| record.get(site).cloned().context("a layer was not reached");
+        Ok(Maps(self.sites.iter().map(|&site| map(site)).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// The features of each region, one after the other; zeros at a depth where its mask is empty.
+    pub fn features(&self, maps: &Maps, regions: &[Region]) -> anyhow::Result<Vec<f32>> {
+        let n_features = self.n_features();
+        let mut features = vec![0f32; regions.len() * n_features];
+        let mut first = 0;
+        for map in &maps.0 {
+            let (n, c, h, w) = map.dims4()?;
+            let map = map.flatten_from(2)?; // (n, c, h·w)
+            for picture in 0..n {
+                let here: Vec<usize> =
+                    (0..regions.len()).filter(|&it| regions[it].picture == picture).collect();
+                if here.is_empty() {
+                    continue;
+                }
+                let mut shares = Vec::with_capacity(here.len() * h * w);
+                for &region in &here {
+                    shares.extend(shares_of(&regions[region].mask, h, w, self.resizing)?);
+                }
+                let shares = Tensor::from_vec(shares, (here.len(), h * w), map.device())?;
+                let pooled = shares.matmul(&map.get(picture)?.t()?)?.to_vec2::<f32>()?;
+                for (&region, pooled) in here.iter().zip(pooled) {
+                    features[region * n_features + first..][..c].copy_from_slice(&pooled);
+                }
+            }
+            first += c;
+        }
+        Ok(features)
+    }
+}
+
+/// How much each position of a map `(h, w)` counts: shares of the mask that sum to 1, or all 0.
+fn shares_of(mask: &[bool], h: usize, w: usize, resizing: Resizing) -> anyhow::Result<Vec<f32>> {
+    let side = mask.len().isqrt();
+    ensure!(side * side == mask.len(), "a mask of {} pixels is no square", mask.len());
+    let mut shares = match resizing {
+        Resizing::Area => {
+            let (rows, columns) = (parts(h, side), parts(w, side));
+            let share = |row: &std::ops::Range<usize>, column: &std::ops::Range<usize>| {
+                let n = row
+                    .clone()
+                    .map(|y| &mask[y * side..][column.clone()])
+                    .flatten()
+                    .filter(|it| **it)
+                    .count();
+                n as f32 / (row.len() * column.len()) as f32
+            };
+            rows.iter()
+                .flat_map(|row| columns.iter().map(move |column| share(row, column)))
+                .collect::<Vec<_>>()
+        }
+        Resizing::Reference => {
+            let (rows, columns) = (neighbours(h, side), neighbours(w, side));
+            let at = |y: usize, x: usize| if mask[y * side + x] { 1f32 } else { 0. };
+            let share = |&(y0, y1, dy): &(usize, usize, f32),
+                         &(x0, x1, dx): &(usize, usize, f32)| {
+                (at(y0, x0) * (1. - dx) + at(y0, x1) * dx) * (1. - dy)
+                    + (at(y1, x0) * (1. - dx) + at(y1, x1) * dx) * dy
+            };
+            rows.iter()
+                .flat_map(|row| columns.iter().map(move |column| share(row, column)))
+                .collect()
+        }
+    };
+    let sum: f32 = shares.iter().sum();
+    if 1e-8 < sum {
+        shares.iter_mut().for_each(|share| *share /= sum);
+    } else {
+        shares.fill(0.);
+    }
+    Ok(shares)
+}
+
+/// The pixels that each position covers; PyTorch's adaptive pooling.
+fn parts(n: usize, side: usize) -> Vec<std::ops::Range<usize>> {
+    (0..n).map(|i| i * side / n..((i + 1) * side).div_ceil(n)).collect()
+}
+
+/// The two pixels around each position's middle, and how much of the second; `align_corners = False`.
+fn neighbours(n: usize, side: usize) -> Vec<(usize, usize, f32)> {
+    let place = |i: usize| ((i as f32 + 0.5) * side as f32 / n as f32 - 0.5).max(0.);
+    let pair = |place: f32| {
+        let first = place as usize;
+        (first, (first + 1).min(side - 1), place - first as f32)
+    };
+    (0..n).map(place).map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(mask: &[u8], n: usize, resizing: Resizing, wanted: &[f32]) {
+        let mask: Vec<bool> = mask.iter().map(|&it| it == 1).collect();
+        let shares = shares_of(&mask, n, n, resizing).unwrap();
+        assert!(shares.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{shares:?}");
+    }
+
+    #[test]
+    fn a_small_region_vanishes_only_as_the_reference_does_it() {
+        let mut mask = [0; 64];
+        mask[0] = 1;
+        check(&mask, 2, Resizing::Area, &[1., 0., 0., 0.]);
+        check(&mask, 2, Resizing::Reference, &[0.; 4]);
+        check(&[0; 64], 2, Resizing::Area, &[0.; 4]);
+        mask[63] = 1;
+        mask[62] = 1;
+        check(&mask, 2, Resizing::Area, &[1. / 3., 0., 0., 2. / 3.]);
+    }
+
+    #[test]
+    fn a_mask_smaller_than_the_map_is_spread() {
+        check(&[1, 0, 0, 0], 2, Resizing::Area, &[1., 0., 0., 0.]);
+        check(&[1; 4], 4, Resizing::Area, &[1. / 16.; 16]);
+        check(&[1; 4], 4, Resizing::Reference, &[1. / 16.; 16]);
+    }
+}
