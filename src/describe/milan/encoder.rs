@@ -97,8 +97,7 @@ fn shares_of(mask: &[bool], h: usize, w: usize, resizing: Resizing) -> anyhow::R
             let share = |row: &std::ops::Range<usize>, column: &std::ops::Range<usize>| {
                 let n = row
                     .clone()
-                    .map(|y| &mask[y * side..][column.clone()])
-                    .flatten()
+                    .flat_map(|y| &mask[y * side..][column.clone()])
                     .filter(|it| **it)
                     .count();
                 n as f32 / (row.len() * column.len()) as f32
