@@ -16,6 +16,7 @@ use zip::ZipArchive;
 
 use super::header::malformed;
 use super::plain;
+use super::read::words;
 use crate::usage;
 
 /// What a pickle may hold.
@@ -121,10 +122,6 @@ impl Archive {
         file.read_to_end(&mut bytes).map_err(|error| broken(error.to_string()))?;
         Ok(bytes)
     }
-}
-
-fn words<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|word| value(*word)).collect()
 }
 
 impl TensorRef {
