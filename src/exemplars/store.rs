@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Exemplars, SiteExemplars};
 use crate::files::write_whole;
 use crate::inconclusive;
+use crate::weights::words;
 
 /// The folder of a site below the run's folder.
 pub fn site_folder(out: &Path, site: &str) -> PathBuf {
@@ -121,10 +122,6 @@ fn number<T: std::str::FromStr>(header: &Metadata, key: &str) -> anyhow::Result<
 
 fn bytes<const N: usize, T>(values: &[T], word: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
     values.iter().flat_map(word).collect()
-}
-
-fn words<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().map(|word| value(*word)).collect()
 }
 
 #[cfg(test)]

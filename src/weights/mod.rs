@@ -25,6 +25,7 @@ use crate::files::digest;
 use crate::usage;
 
 pub use edit::{Change, Draft, write_edited};
+pub(crate) use read::words;
 
 /// One tensor of a checkpoint: what it is, and where its bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]

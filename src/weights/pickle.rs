@@ -15,8 +15,7 @@ use half::{bf16, f16};
 use zip::ZipArchive;
 
 use super::header::malformed;
-use super::plain;
-use super::read::words;
+use super::{plain, words};
 use crate::usage;
 
 /// What a pickle may hold.
@@ -52,7 +51,6 @@ pub struct Archive {
     zip: ZipArchive<BufReader<File>>,
     /// The archive's folder, with its slash.
     folder: String,
-    root: Value,
 }
 
 /// The longest pickle that is read, in bytes.
@@ -62,8 +60,8 @@ const MAX_VALUES: usize = 10_000_000;
 const MAX_DEPTH: usize = 64;
 
 impl Archive {
-    /// Reads the values; tensors stay in the file.
-    pub fn open(path: &Path) -> anyhow::Result<Archive> {
+    /// Opens a file and reads its values; tensors stay in it.
+    pub fn open(path: &Path) -> anyhow::Result<(Archive, Value)> {
         let file = File::open(path)
             .map_err(|error| usage!("cannot open {}: {}", path.display(), plain(&error)))?;
         let zip = ZipArchive::new(BufReader::new(file))
@@ -79,16 +77,11 @@ impl Archive {
             path: path.to_owned(),
             zip,
             folder: name.trim_end_matches("data.pkl").to_owned(),
-            root: Value::None,
         };
         let bytes = archive.bytes(&name, MAX_PICKLE)?;
-        archive.root =
+        let values =
             parse(&bytes).map_err(|error| malformed(path, format!("its pickle: {error:#}")))?;
-        Ok(archive)
-    }
-
-    pub fn root(&self) -> &Value {
-        &self.root
+        Ok((archive, values))
     }
 
     /// A tensor's values as f32. Errs where the view leaves its storage, and on integers.

@@ -32,8 +32,8 @@ pub(super) fn tensor(path: &Path, name: &str, info: &TensorInfo) -> anyhow::Resu
     Ok(Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu)?)
 }
 
-/// Little-endian words as f32.
-pub(super) fn words<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+/// The values of words of `N` bytes.
+pub(crate) fn words<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (words, _) = bytes.as_chunks::<N>();
     words.iter().map(|word| value(*word)).collect()
 }

@@ -3,14 +3,14 @@
 use candle_core::{Device, Tensor};
 use milan::data::{self, Preprocess};
 use milan::exemplars::{Config, Exemplars, Gather, SiteExemplars, export, mask, store};
+use milan::files::sha256;
 use milan::model::Model;
 use milan::model::run::Ablate;
 use milan::pass::{Probe, Settings, pass};
 use milan::weights::Weights;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
-use crate::support::shared_data;
+use crate::support::{shared_data, unhex};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -94,10 +94,7 @@ impl Site {
 
 /// Eight a byte, the first in the highest place, bytes in hex.
 fn bits(hex: &str) -> Vec<bool> {
-    let bytes = hex
-        .as_bytes()
-        .chunks(2)
-        .map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16).unwrap());
+    let bytes = unhex(hex).into_iter();
     bytes.flat_map(|byte| (0..8).map(move |bit| byte >> (7 - bit) & 1 == 1)).collect()
 }
 
@@ -173,9 +170,7 @@ fn the_export_is_numpys_byte_for_byte() {
         let read = |name: &str| {
             std::fs::read(store::site_folder(out.path(), &site.site).join(name)).unwrap()
         };
-        let digest = |name: &str| -> String {
-            Sha256::digest(read(name)).iter().map(|byte| format!("{byte:02x}")).collect()
-        };
+        let digest = |name: &str| sha256(&read(name));
         assert_eq!(digest("images.npy"), site.images_npy, "{}", site.site);
         assert_eq!(digest("masks.npy"), site.masks_npy, "{}", site.site);
         assert_eq!(read("ids.csv"), site.ids_csv.as_bytes(), "{}", site.site);

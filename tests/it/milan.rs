@@ -1,5 +1,7 @@
 //! The authors' describer against PyTorch: `tests/data/milan.py` wrote the file and the numbers.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -9,6 +11,8 @@ use milan::describe::milan::decode::{Ending, Sentence, Speaker};
 use milan::describe::milan::encoder::{Region, Resizing};
 use milan::error::{Kind, kind};
 use serde::Deserialize;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -243,4 +247,50 @@ fn other_and_damaged_files_are_refused_with_the_reason() {
     check(with(b"init_h.0.weight", b"init_x.0.weight"), "data.pkl");
     let missing = authors::open(Path::new("no/such.pth"), Resizing::Area).err().unwrap();
     assert_eq!(kind(&missing), Kind::Usage);
+}
+
+/// The file with some bytes of its pickle exchanged, in an archive whose checksums are right.
+fn rewritten(from: &[u8], to: &[u8]) -> anyhow::Error {
+    let mut archive = ZipArchive::new(File::open(file()).unwrap()).unwrap();
+    let target = tempfile::NamedTempFile::new().unwrap();
+    let mut writer = ZipWriter::new(target.reopen().unwrap());
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for place in 0..archive.len() {
+        let mut entry = archive.by_index(place).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let mut bytes = vec![];
+        entry.read_to_end(&mut bytes).unwrap();
+        if name.ends_with("data.pkl") {
+            let at =
+                bytes.windows(from.len()).position(|it| it == from).expect("not in the pickle");
+            bytes.splice(at..at + from.len(), to.iter().copied());
+        }
+        writer.start_file(name, stored).unwrap();
+        writer.write_all(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    authors::open(target.path(), Resizing::Area).err().unwrap()
+}
+
+#[test]
+fn no_weight_may_be_missing_left_over_or_of_another_shape() {
+    let check = |from: &[u8], to: &[u8], wanted: &[&str]| {
+        let error = rewritten(from, to);
+        let message = format!("{error:#}");
+        assert!(wanted.iter().all(|it| message.contains(it)), "{message}");
+        assert_eq!(kind(&error), Kind::Inconclusive, "{message}");
+    };
+    check(
+        b"init_h.0.weight",
+        b"init_x.0.weight",
+        &["`init_h.0.weight` is missing", "`init_x.0.weight` is read by nothing"],
+    );
+    check(b"encoder.mean", b"encoder.moan", &["`encoder.mean` is missing"]);
+    check(
+        b"encoder.encoder.model.bn1.bias",
+        b"encoder.encoder.model.bn1.bios",
+        &["its encoder", "missing `bn1.bias`"],
+    );
+    check(b"properties", b"propertees", &["it has no `properties`"]);
+    check(b"temperature", b"temparature", &["it has no `temperature`"]);
 }

@@ -8,6 +8,8 @@ use milan::data::decode;
 use milan::data::preprocess::{Filter, Preprocess, Resize};
 use serde::Deserialize;
 
+use crate::support::unhex;
+
 #[derive(Deserialize)]
 struct Golden {
     /// Pixels in hex by file name.
@@ -27,11 +29,6 @@ struct Cropped {
 
 fn golden() -> Golden {
     serde_json::from_str(include_str!("../data/pictures.json")).unwrap()
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
-    hex.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// The script's formula.
@@ -56,7 +53,7 @@ fn files_of_every_kind_decode_as_in_pillow() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures");
     for (name, pixels) in golden().files {
         let found = decode(&std::fs::read(folder.join(&name)).unwrap()).unwrap();
-        let (mean, most) = difference(found.as_raw(), &bytes(&pixels));
+        let (mean, most) = difference(found.as_raw(), &unhex(&pixels));
         println!("{name}: mean {mean:.3}, most {most}");
         // Decoders of JPEG may round and blend colours a little differently; the others may not.
         let lossy = name.ends_with(".jpg");
@@ -80,7 +77,7 @@ fn resizing_and_cropping_are_torchvisions() {
             std: [1.; 3],
         };
         let found = preprocess.crop(&formula(width, height)).unwrap();
-        let (mean, most) = difference(found.as_raw(), &bytes(&golden.pixels));
+        let (mean, most) = difference(found.as_raw(), &unhex(&golden.pixels));
         let what = format!("{width}x{height} {} {}", golden.resize, golden.filter);
         println!("{what}: mean {mean:.3}, most {most}");
         // A cubic overshoots at edges, and where that is cut off depends on the order of the axes.

@@ -24,3 +24,9 @@ pub(crate) fn check_file(path: &str, found: &str) {
     let wanted = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(found == wanted, "not {}; BLESS=1 writes it anew:\n{found}", path.display());
 }
+
+/// Bytes written in hex.
+pub(crate) fn unhex(hex: &str) -> Vec<u8> {
+    let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+    hex.as_bytes().chunks(2).map(byte).collect()
+}

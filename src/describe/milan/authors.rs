@@ -43,15 +43,14 @@ const SITES: [&str; 5] = ["conv1", "layer1", "layer2", "layer3", "layer4"];
 
 /// Reads a file; `resizing` says how masks meet the encoder's maps.
 pub fn open(path: &Path, resizing: Resizing) -> anyhow::Result<Checkpoint> {
-    let archive = Archive::open(path)?;
-    read(archive, resizing).with_context(|| format!("cannot use {}", path.display()))
+    let (archive, values) = Archive::open(path)?;
+    read(archive, &values, resizing).with_context(|| format!("cannot use {}", path.display()))
 }
 
-fn read(mut archive: Archive, resizing: Resizing) -> anyhow::Result<Checkpoint> {
-    let root = archive.root().clone();
-    let properties = wanted(&root, "properties")?;
+fn read(mut archive: Archive, root: &Value, resizing: Resizing) -> anyhow::Result<Checkpoint> {
+    let properties = wanted(root, "properties")?;
     let vocabulary = vocabulary(wanted(properties, "indexer")?)?;
-    let tensors = tensors(wanted(&root, "state_dict")?)?;
+    let tensors = tensors(wanted(root, "state_dict")?)?;
 
     let (encoder, read) = encoder(&mut archive, &tensors, resizing)?;
     let mean = colours(&mut archive, &tensors, "encoder.mean")?;

@@ -80,24 +80,7 @@ impl Captioner {
         tokens: &Tensor,
         state: &State,
     ) -> Result<(Tensor, State)> {
-        let (xs, _) = self.read(regions, tokens, state)?;
-        let state = self.lstm.step(&xs, state)?;
-        Ok((self.predict(&state.h)?, state))
-    }
-
-    /// Log-probabilities of the next token from what is remembered.
-    pub fn predict(&self, h: &Tensor) -> Result<Tensor> {
-        log_softmax(&self.output.forward(h)?, D::Minus1)
-    }
-
-    /// What the LSTM reads, `(rows, embedding + features)`, and where attention looks, `(rows, k)`.
-    pub fn read(
-        &self,
-        regions: &Regions,
-        tokens: &Tensor,
-        state: &State,
-    ) -> Result<(Tensor, Tensor)> {
-        let (units, k, features) = regions.features.dims3()?;
+        let (units, _, features) = regions.features.dims3()?;
         let rows = state.h.dim(0)?;
         let query = self.query.forward(&state.h)?.reshape((units, rows / units, 1, ()))?;
         let hidden = regions.keys.broadcast_add(&query)?.tanh()?; // (units, rows of each, k, attention)
@@ -106,11 +89,8 @@ impl Captioner {
         let context = attention.matmul(&regions.features)?.reshape((rows, features))?;
         let gated = (context * sigmoid(&self.gate.forward(&state.h)?)?)?;
         let xs = Tensor::cat(&[&self.embedding.forward(tokens)?, &gated], 1)?;
-        Ok((xs, attention.reshape((rows, k))?))
-    }
-
-    pub fn lstm(&self) -> &Lstm {
-        &self.lstm
+        let state = self.lstm.step(&xs, state)?;
+        Ok((log_softmax(&self.output.forward(&state.h)?, D::Minus1)?, state))
     }
 }
 

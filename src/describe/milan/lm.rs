@@ -46,36 +46,13 @@ impl LanguageModel {
 
     /// Log-probabilities of the next token, `(rows, tokens)`, after reading one token a row.
     pub fn step(&self, tokens: &Tensor, states: &[State]) -> Result<(Tensor, Vec<State>)> {
-        let states = self.read(self.embedding.forward(tokens)?, states, &mut Ok)?;
-        let top = &states[states.len() - 1].h;
-        Ok((self.predict(top)?, states))
-    }
-
-    /// The embedding of tokens.
-    pub fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.embedding.forward(tokens)
-    }
-
-    /// The states after reading embedded tokens; `between` may change what goes from a layer to the next.
-    pub fn read(
-        &self,
-        mut xs: Tensor,
-        states: &[State],
-        between: &mut dyn FnMut(Tensor) -> Result<Tensor>,
-    ) -> Result<Vec<State>> {
+        let mut xs = self.embedding.forward(tokens)?;
         let mut after = Vec::with_capacity(states.len());
-        for (i, (layer, state)) in self.layers.iter().zip(states).enumerate() {
-            if 0 < i {
-                xs = between(xs)?;
-            }
+        for (layer, state) in self.layers.iter().zip(states) {
             let state = layer.step(&xs, state)?;
             xs = state.h.clone();
             after.push(state);
         }
-        Ok(after)
-    }
-
-    pub fn predict(&self, h: &Tensor) -> Result<Tensor> {
-        log_softmax(&self.output.forward(h)?, D::Minus1)
+        Ok((log_softmax(&self.output.forward(&xs)?, D::Minus1)?, after))
     }
 }

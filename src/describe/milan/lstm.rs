@@ -5,7 +5,7 @@ use candle_nn::{Init, Linear, Module, VarBuilder, ops::sigmoid};
 
 /// `weight_ih` `(4 · hidden, inputs)`, `weight_hh` `(4 · hidden, hidden)`, `bias_ih`, `bias_hh` `(4 · hidden,)`.
 #[derive(Debug, Clone)]
-pub struct Lstm {
+pub(super) struct Lstm {
     input: Linear,
     hidden: Linear,
 }
@@ -19,7 +19,12 @@ pub struct State {
 
 impl Lstm {
     /// `suffix` follows each name, such as `_l0`.
-    pub fn new(inputs: usize, hidden: usize, suffix: &str, vb: &VarBuilder<'_>) -> Result<Lstm> {
+    pub(super) fn new(
+        inputs: usize,
+        hidden: usize,
+        suffix: &str,
+        vb: &VarBuilder<'_>,
+    ) -> Result<Lstm> {
         let bound = 1. / (hidden as f64).sqrt();
         let init = Init::Uniform { lo: -bound, up: bound };
         let linear = |n: usize, name: &str| -> Result<Linear> {
@@ -32,7 +37,7 @@ impl Lstm {
     }
 
     /// The state after reading `xs` `(rows, inputs)`.
-    pub fn step(&self, xs: &Tensor, state: &State) -> Result<State> {
+    pub(super) fn step(&self, xs: &Tensor, state: &State) -> Result<State> {
         let gates = (self.input.forward(xs)? + self.hidden.forward(&state.h)?)?;
         let gates = gates.chunk(4, 1)?; // input, forget, cell, output
         let written = (sigmoid(&gates[0])? * gates[2].tanh()?)?;
