@@ -9,6 +9,9 @@
 //! [`audit`] and [`revise`] are that flow, a screen each. The modules stand below in the order in
 //! which the data passes through them, and each uses only the ones before it.
 
+/// Told how far a stage is: its name, steps done, steps in all. An error from it ends the run.
+pub type Progress<'a> = &'a dyn Fn(&str, usize, usize) -> anyhow::Result<()>;
+
 pub mod error;
 pub mod files;
 pub mod unit;
@@ -38,5 +41,7 @@ pub mod subject;
 
 pub mod audit;
 pub mod revise;
+
+pub mod train;
 
 pub mod cli;

@@ -30,8 +30,7 @@ pub struct Settings {
     pub exemplars: exemplars::Config,
 }
 
-/// Told how far a stage is: its name, steps done, steps in all. An error from it ends the run.
-pub type Progress<'a> = &'a dyn Fn(&str, usize, usize) -> anyhow::Result<()>;
+pub use crate::Progress;
 
 /// What a pass found.
 pub struct Pass {

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
+use image::RgbImage;
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -109,6 +110,17 @@ impl Iterator for Loader {
             );
         }
     }
+}
+
+/// One picture, resized and cut as a network reads it. Errs where the file cannot be read.
+pub fn read_crop(
+    dataset: &Dataset,
+    preprocess: &Preprocess,
+    id: usize,
+) -> anyhow::Result<RgbImage> {
+    let file = &dataset.pictures[id].file;
+    let read = || preprocess.crop(&decode(&std::fs::read(dataset.root.join(file))?)?);
+    read().with_context(|| format!("cannot read {file} again"))
 }
 
 fn read_batch(

@@ -8,7 +8,7 @@ mod loader;
 
 pub use decode::decode;
 pub use folder::open;
-pub use loader::{Batch, Loader, Read, Skipped};
+pub use loader::{Batch, Loader, Read, Skipped, read_crop};
 pub use preprocess::Preprocess;
 
 use std::path::PathBuf;

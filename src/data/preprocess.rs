@@ -112,6 +112,14 @@ impl Preprocess {
     }
 }
 
+/// A square crop brought to another side, unless it has it already.
+pub fn square(crop: &RgbImage, side: u32) -> anyhow::Result<RgbImage> {
+    if crop.dimensions() == (side, side) {
+        return Ok(crop.clone());
+    }
+    resize(crop, side, side, Filter::Bilinear)
+}
+
 fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> anyhow::Result<RgbImage> {
     let source = Image::from_vec_u8(
         picture.width(),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use half::f16;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
-use serde_json::{Map, Value, json};
 
 use super::{Exemplars, SiteExemplars};
 use crate::files::write_whole;
 use crate::inconclusive;
 use crate::weights::words;
+use crate::weights::write::{self, Entry};
 
 /// The folder of a site below the run's folder.
 pub fn site_folder(out: &Path, site: &str) -> PathBuf {
@@ -20,7 +20,7 @@ pub fn site_folder(out: &Path, site: &str) -> PathBuf {
 /// Writes every site, and which picture each id means. The same exemplars give the same bytes.
 pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Result<()> {
     for site in &exemplars.sites {
-        write_whole(&path(out, &site.site), &to_bytes(site)?)?;
+        write_whole(&path(out, &site.site), &to_bytes(site))?;
     }
     let mut table = csv::Writer::from_writer(vec![]);
     table.write_record(["id", "file"])?;
@@ -41,40 +41,23 @@ fn path(out: &Path, site: &str) -> PathBuf {
     site_folder(out, site).join("exemplars.safetensors")
 }
 
-/// A safetensors file with the header's keys in one order, which the crate's own writer does not keep.
-fn to_bytes(site: &SiteExemplars) -> anyhow::Result<Vec<u8>> {
+fn to_bytes(site: &SiteExemplars) -> Vec<u8> {
     let SiteExemplars { n_units: u, k, map: (h, w), .. } = *site;
-    // Wide types first, so that each tensor is aligned.
-    let tensors: [(&str, &str, Vec<usize>, Vec<u8>); 5] = [
-        ("ids", "I64", vec![u, k], bytes(&site.ids, |&id| (id as i64).to_le_bytes())),
-        ("activations", "F32", vec![u, k], bytes(&site.activations, |it| it.to_le_bytes())),
-        ("thresholds", "F32", vec![u], bytes(&site.thresholds, |it| it.to_le_bytes())),
-        ("maps", "F16", vec![u, k, h, w], bytes(&site.maps, |it| it.to_le_bytes())),
-        ("dead", "U8", vec![u], bytes(&site.dead, |&it| [u8::from(it)])),
+    let metadata = [
+        ("k", k.to_string()),
+        ("n_pictures", site.n_pictures.to_string()),
+        ("quantile", site.quantile.to_string()),
+        ("site", site.site.clone()),
     ];
-    let mut header = Map::new();
-    let metadata = json!({
-        "k": k.to_string(),
-        "n_pictures": site.n_pictures.to_string(),
-        "quantile": site.quantile.to_string(),
-        "site": site.site,
-    });
-    header.insert("__metadata__".into(), metadata);
-    let mut end = 0;
-    for (name, dtype, shape, data) in &tensors {
-        let offsets = [end, end + data.len()];
-        end = offsets[1];
-        let tensor = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
-        header.insert((*name).into(), tensor);
-    }
-    let mut header = Value::Object(header).to_string();
-    let padded = header.len().next_multiple_of(8);
-    header.extend(std::iter::repeat_n(' ', padded - header.len()));
-
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.into_bytes());
-    tensors.into_iter().for_each(|(.., data)| file.extend(data));
-    Ok(file)
+    // Wide types first, so that each tensor is aligned.
+    let tensors = vec![
+        Entry::new("ids", "I64", &[u, k], &site.ids, |&id| (id as i64).to_le_bytes()),
+        Entry::f32("activations", &[u, k], &site.activations),
+        Entry::f32("thresholds", &[u], &site.thresholds),
+        Entry::new("maps", "F16", &[u, k, h, w], &site.maps, |it| it.to_le_bytes()),
+        Entry::new("dead", "U8", &[u], &site.dead, |&it| [u8::from(it)]),
+    ];
+    write::to_bytes(&metadata, tensors)
 }
 
 fn from_bytes(site: &str, bytes: &[u8]) -> anyhow::Result<SiteExemplars> {
@@ -120,9 +103,6 @@ fn number<T: std::str::FromStr>(header: &Metadata, key: &str) -> anyhow::Result<
         .ok_or_else(|| inconclusive!("its metadata has no number `{key}`"))
 }
 
-fn bytes<const N: usize, T>(values: &[T], word: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
-    values.iter().flat_map(word).collect()
-}
 
 #[cfg(test)]
 mod tests {
@@ -160,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_header_is_in_one_order() {
-        let bytes = to_bytes(&site()).unwrap();
+        let bytes = to_bytes(&site());
         let header = String::from_utf8_lossy(&bytes[8..]);
         let start = r#"{"__metadata__":{"k":"1","n_pictures":"5","quantile":"0.99","site":"layer1.0"},"ids":"#;
         assert!(header.starts_with(start), "{header}");
@@ -175,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_refused() {
-        let whole = to_bytes(&site()).unwrap();
+        let whole = to_bytes(&site());
         check_refused(&whole[..whole.len() - 1], "damaged");
         check_refused(&whole[..20], "damaged");
         let with = |from: &str, to: &str| {

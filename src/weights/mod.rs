@@ -6,6 +6,7 @@
 pub mod header;
 pub mod hub;
 pub mod pickle;
+pub mod write;
 
 mod edit;
 mod read;

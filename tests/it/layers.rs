@@ -21,6 +21,7 @@ const ORDER: &[&str] = &[
     "subject",
     "audit",
     "revise",
+    "train",
     "cli",
 ];
 

@@ -4,16 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::Device;
 use candle_nn::VarBuilder;
-use candle_nn::var_builder::SimpleBackend;
 
 use super::captioner::{self, Captioner};
 use super::encoder::{Encoder, Resizing};
 use super::lm::{self, LanguageModel};
+use super::shelf::Shelf;
 use super::vocab::Vocabulary;
 use crate::inconclusive;
 use crate::model::recognise;
@@ -59,7 +58,7 @@ fn read(mut archive: Archive, root: &Value, resizing: Resizing) -> anyhow::Resul
     let rest = tensors.iter().filter(|(name, _)| !read.contains(*name));
     let rest = rest.map(|(name, tensor)| Ok((name.clone(), archive.tensor(tensor)?)));
     let shelf = Shelf::new(rest.collect::<anyhow::Result<_>>()?);
-    let vb = VarBuilder::from_backend(Box::new(shelf.clone()), DType::F32, Device::Cpu);
+    let vb = shelf.builder();
     let hidden = size(properties, "hidden_size")?;
     let attention = match properties.get("attention_hidden_size") {
         None | Some(Value::None) => hidden.min(encoder.n_features()),
@@ -181,73 +180,5 @@ fn size(properties: &Value, key: &str) -> anyhow::Result<usize> {
     match wanted(properties, key)? {
         Value::Int(size) if 0 < *size && *size < 1 << 20 => Ok(*size as usize),
         other => Err(inconclusive!("its `{key}` is {other:?}, wanted a size")),
-    }
-}
-
-/// Tensors to build layers from, that notes which were asked for and what was wrong with them.
-#[derive(Clone)]
-struct Shelf(Arc<Mutex<Asked>>);
-
-struct Asked {
-    tensors: BTreeMap<String, Tensor>,
-    taken: BTreeSet<String>,
-    wrong: Vec<String>,
-}
-
-impl Shelf {
-    fn new(tensors: BTreeMap<String, Tensor>) -> Shelf {
-        Shelf(Arc::new(Mutex::new(Asked { tensors, taken: BTreeSet::new(), wrong: vec![] })))
-    }
-
-    /// Errs with everything that was missing, of another shape, or left over.
-    fn finish(&self) -> anyhow::Result<()> {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = asked.tensors.keys().filter(|name| !asked.taken.contains(*name));
-        let left: Vec<String> = left.map(|name| format!("`{name}` is read by nothing")).collect();
-        asked.wrong.extend(left);
-        if asked.wrong.is_empty() {
-            return Ok(());
-        }
-        let n = asked.wrong.len();
-        let more = if 20 < n { format!("; and {} more", n - 20) } else { String::new() };
-        Err(inconclusive!("{}{more}", asked.wrong[..n.min(20)].join("; ")))
-    }
-}
-
-impl SimpleBackend for Shelf {
-    /// Zeros in the place of what is wrong, so that all of it is found.
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: candle_nn::Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.taken.insert(name.to_owned());
-        match asked.tensors.get(name) {
-            Some(tensor) if *tensor.shape() == shape => return Ok(tensor.clone()),
-            Some(tensor) => {
-                let found = format!("`{name}` is {:?}, wanted {:?}", tensor.dims(), shape.dims());
-                asked.wrong.push(found);
-            }
-            None => asked.wrong.push(format!("`{name}` is missing")),
-        }
-        Tensor::zeros(shape, dtype, device)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked
-            .tensors
-            .get(name)
-            .cloned()
-            .ok_or_else(|| candle_core::Error::Msg(format!("`{name}` is missing")))
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.tensors.contains_key(name)
     }
 }

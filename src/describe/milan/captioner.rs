@@ -11,7 +11,7 @@ use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
 use super::lstm::{Lstm, State};
 
 /// Sizes of the layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sizes {
     /// Features of a region.
     pub features: usize,

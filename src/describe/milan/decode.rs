@@ -154,6 +154,36 @@ impl Speaker<'_> {
         Ok(sums)
     }
 
+    /// `log p(d|E)` of sentences, which belong to the units in turn, as many to each. A sentence counts as
+    /// far as its tokens go, its stop among them.
+    pub fn log_p_given(
+        &self,
+        regions: &Regions,
+        sentences: &[Sentence],
+    ) -> anyhow::Result<Vec<f32>> {
+        let units = regions.n_units()?;
+        ensure!(sentences.len().is_multiple_of(units), "not as many sentences for each unit");
+        let (n, device) = (sentences.len(), &Device::Cpu);
+        let longest = sentences.iter().map(|it| it.tokens.len()).max().unwrap_or_default();
+        let parents: Vec<u32> = (0..n).map(|row| (row / (n / units)) as u32).collect();
+        let mut state = self.captioner.start(regions)?.rows(&Tensor::new(parents, device)?)?;
+        let mut tokens = vec![self.vocabulary.start(); n];
+        let mut sums = vec![0f32; n];
+        for at in 0..longest {
+            let read = Tensor::new(tokens.as_slice(), device)?;
+            let (scores, after) = self.captioner.step(regions, &read, &state)?;
+            state = after;
+            let pad = self.vocabulary.pad();
+            tokens = sentences.iter().map(|it| it.tokens.get(at).copied().unwrap_or(pad)).collect();
+            let wanted = Tensor::new(tokens.as_slice(), device)?.unsqueeze(1)?;
+            let scores = scores.gather(&wanted, 1)?.flatten_all()?.to_vec1::<f32>()?;
+            for ((sum, score), sentence) in sums.iter_mut().zip(scores).zip(sentences) {
+                *sum += if at < sentence.tokens.len() { score } else { 0. };
+            }
+        }
+        Ok(sums)
+    }
+
     pub fn is_finished(&self, sentence: &Sentence) -> bool {
         sentence.tokens.last() == Some(&self.vocabulary.stop())
     }
@@ -220,7 +250,7 @@ impl Memory {
 }
 
 /// The places of the `n` highest scores, highest first; of equals the first.
-fn best_of(scores: &[f32], n: usize) -> Vec<usize> {
+pub(super) fn best_of(scores: &[f32], n: usize) -> Vec<usize> {
     let order = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
     let mut places: Vec<usize> = (0..scores.len()).collect();
     if n < places.len() {

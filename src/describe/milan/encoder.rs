@@ -6,6 +6,7 @@
 
 use anyhow::{Context, ensure};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::model::graph::NodeId;
 use crate::model::run::{Network, Record};
@@ -23,10 +24,14 @@ pub struct Encoder {
     network: Network,
     sites: Vec<NodeId>,
     resizing: Resizing,
+    colours: bool,
 }
 
 /// The maps of some pictures, one entry a site, `(n, channels, h, w)`.
 pub struct Maps(Vec<Tensor>);
+
+/// Means of the three colours and of their squares.
+const N_COLOURS: usize = 6;
 
 /// A region: a picture's place in its [`Maps`], and which of the picture's pixels, `side × side`.
 #[derive(Debug, Clone)]
@@ -41,49 +46,78 @@ impl Encoder {
             network.graph().find(site).with_context(|| format!("the encoder has no layer `{site}`"))
         };
         let sites = sites.iter().map(find).collect::<anyhow::Result<_>>()?;
-        Ok(Encoder { network, sites, resizing })
+        Ok(Encoder { network, sites, resizing, colours: false })
+    }
+
+    /// Puts the means of the pictures' own colours, and of their squares, before the maps of the network.
+    pub fn with_colours(self) -> Encoder {
+        Encoder { colours: true, ..self }
     }
 
     /// Features of a region.
     pub fn n_features(&self) -> usize {
-        self.sites.iter().map(|&site| self.network.graph().node(site).channels).sum()
+        let channels = self.sites.iter().map(|&site| self.network.graph().node(site).channels);
+        channels.sum::<usize>() + if self.colours { N_COLOURS } else { 0 }
     }
 
-    /// Runs pictures `(n, 3, side, side)`, normalised as the network wants them.
+    /// Runs pictures `(n, 3, side, side)`, normalised as the network wants them, a few on each thread.
     pub fn maps(&self, xs: &Tensor) -> anyhow::Result<Maps> {
-        let mut record = Record::new(self.sites.iter().copied());
-        self.network.run(xs, &mut record)?;
-        let map = |site| record.get(site).cloned().context("a layer was not reached");
-        Ok(Maps(self.sites.iter().map(|&site| map(site)).collect::<anyhow::Result<_>>()?))
+        let n = xs.dim(0)?;
+        let each = n.div_ceil(rayon::current_num_threads()).max(1);
+        let parts = (0..n).step_by(each).collect::<Vec<_>>().into_par_iter().map(|start| {
+            let xs = xs.narrow(0, start, each.min(n - start))?;
+            let mut record = Record::new(self.sites.iter().copied());
+            self.network.run(&xs, &mut record)?;
+            let map = |site| record.get(site).cloned().context("a layer was not reached");
+            let colours = if self.colours { Some(Tensor::cat(&[&xs, &xs.sqr()?], 1)?) } else { None };
+            let maps = self.sites.iter().map(|&site| map(site));
+            colours.map(Ok).into_iter().chain(maps).collect::<anyhow::Result<Vec<_>>>()
+        });
+        let parts = parts.collect::<anyhow::Result<Vec<_>>>()?;
+        let n_maps = parts.first().map_or(0, Vec::len);
+        let map = |at: usize| Tensor::cat(&parts.iter().map(|it| &it[at]).collect::<Vec<_>>(), 0);
+        Ok(Maps((0..n_maps).map(map).collect::<candle_core::Result<_>>()?))
     }
 
     /// The features of each region, one after the other; zeros at a depth where its mask is empty.
     pub fn features(&self, maps: &Maps, regions: &[Region]) -> anyhow::Result<Vec<f32>> {
         let n_features = self.n_features();
+        let mut order: Vec<usize> = (0..regions.len()).collect();
+        order.sort_by_key(|&it| regions[it].picture);
+        let of_one = order.chunk_by(|&a, &b| regions[a].picture == regions[b].picture);
+        let of_one: Vec<&[usize]> = of_one.collect();
+        let pooled = of_one
+            .par_iter()
+            .map(|here| Ok((*here, self.pooled(maps, regions, here)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let mut features = vec![0f32; regions.len() * n_features];
-        let mut first = 0;
-        for map in &maps.0 {
-            let (n, c, h, w) = map.dims4()?;
-            let map = map.flatten_from(2)?; // (n, c, h·w)
-            for picture in 0..n {
-                let here: Vec<usize> =
-                    (0..regions.len()).filter(|&it| regions[it].picture == picture).collect();
-                if here.is_empty() {
-                    continue;
-                }
-                let mut shares = Vec::with_capacity(here.len() * h * w);
-                for &region in &here {
-                    shares.extend(shares_of(&regions[region].mask, h, w, self.resizing)?);
-                }
-                let shares = Tensor::from_vec(shares, (here.len(), h * w), map.device())?;
-                let pooled = shares.matmul(&map.get(picture)?.t()?)?.to_vec2::<f32>()?;
-                for (&region, pooled) in here.iter().zip(pooled) {
-                    features[region * n_features + first..][..c].copy_from_slice(&pooled);
-                }
+        for (here, rows) in pooled {
+            for (&region, row) in here.iter().zip(rows) {
+                features[region * n_features..][..n_features].copy_from_slice(&row);
             }
-            first += c;
         }
         Ok(features)
+    }
+
+    /// The features of some regions of one picture.
+    fn pooled(
+        &self,
+        maps: &Maps,
+        regions: &[Region],
+        here: &[usize],
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let mut parts = Vec::with_capacity(maps.0.len());
+        for map in &maps.0 {
+            let (_, _, h, w) = map.dims4()?;
+            let mut shares = Vec::with_capacity(here.len() * h * w);
+            for &region in here {
+                shares.extend(shares_of(&regions[region].mask, h, w, self.resizing)?);
+            }
+            let shares = Tensor::from_vec(shares, (here.len(), h * w), map.device())?;
+            let map = map.get(regions[here[0]].picture)?.flatten_from(1)?; // (c, h·w)
+            parts.push(shares.matmul(&map.t()?)?);
+        }
+        Ok(Tensor::cat(&parts, 1)?.to_vec2()?)
     }
 }
 

@@ -8,7 +8,7 @@ use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
 
 use super::lstm::{Lstm, State};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sizes {
     pub hidden: usize,
     pub embedding: usize,

@@ -4,12 +4,346 @@
 //! [`captioner`] says how probable a sentence is given them, a language model ([`lm`]) how probable it is
 //! anyway, and [`decode`] searches for the sentence where the two differ most. [`authors`] reads the files
 //! that the authors publish.
+//!
+//! What is built in goes further: a [`critic`] estimates the mutual information itself, and [`compose`]
+//! makes the sentences that it judges. The critic also says how strongly a unit speaks for any
+//! phrase, and how sure a description is.
 
 pub mod authors;
 pub mod captioner;
+pub mod checkpoint;
+pub mod compose;
+pub mod critic;
 pub mod decode;
 pub mod encoder;
 pub mod lm;
+pub mod logistic;
+pub mod look;
+pub mod minilm;
+pub mod noise;
+pub mod phrases;
+pub mod pieces;
+pub mod sentence;
 pub mod vocab;
 
 mod lstm;
+mod shelf;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use candle_nn::{Linear, Module, VarBuilder, linear};
+use rayon::prelude::*;
+
+use crate::exemplars::SiteExemplars;
+use crate::files;
+use crate::inconclusive;
+use crate::model::recognise;
+use crate::model::run::Network;
+use crate::unit::Reading;
+use captioner::{Captioner, Regions};
+use checkpoint::{Contents, Settings};
+use compose::{Candidate, Candidates, Composer, Parts, TermWeights, mean_score};
+use critic::Critic;
+use decode::Speaker;
+use encoder::{Encoder, Resizing};
+use lm::LanguageModel;
+use look::{Input, Seen};
+use noise::Noise;
+use phrases::Phrases;
+use pieces::Pieces;
+use sentence::Sentences;
+use shelf::Shelf;
+use vocab::Vocabulary;
+
+/// The weights that the program carries.
+const BUILT_IN: &[u8] = include_bytes!("../../../assets/describer/milan.safetensors");
+
+/// Units that are described together.
+const BATCH: usize = 16;
+/// Standardised features beyond this are cut.
+const FARTHEST: f32 = 6.;
+/// The best reading and its runners-up.
+const MAX_READINGS: usize = 3;
+/// Readings more alike than this, by cosine, say the same.
+const SAME: f32 = 0.6;
+
+/// A describer of our own: encoder, captioner, language model, critics, sentence tower and phrases.
+pub struct Milan {
+    pub settings: Settings,
+    pub encoder: Encoder,
+    /// Of each feature over the regions that training saw.
+    mean: Tensor,
+    std: Tensor,
+    pub speech: Speech,
+    pub critics: Vec<Critic>,
+    pub sentences: Sentences,
+    pub phrases: Phrases,
+    /// The vector that is expected of any unit, `(1, sentence)`.
+    background: Tensor,
+    /// [Keys](seen_key) of the units that training saw.
+    pub seen: BTreeSet<String>,
+}
+
+/// The paper's two models, behind a layer that brings the features to fewer dimensions.
+pub struct Speech {
+    view: Linear,
+    pub captioner: Captioner,
+    pub lm: LanguageModel,
+    pub vocabulary: Vocabulary,
+}
+
+impl Speech {
+    /// Reads `captioner` with its `view` of so many features, and `lm`.
+    pub fn new(
+        features: usize,
+        captioner: captioner::Sizes,
+        lm: lm::Sizes,
+        vocabulary: Vocabulary,
+        vb: &VarBuilder<'_>,
+    ) -> candle_core::Result<Speech> {
+        Ok(Speech {
+            view: linear(features, captioner.features, vb.pp("captioner.view"))?,
+            captioner: Captioner::new(captioner, &vb.pp("captioner"))?,
+            lm: LanguageModel::new(lm, &vb.pp("lm"))?,
+            vocabulary,
+        })
+    }
+
+    /// Regions from standardised features `(units, k, features)`.
+    pub fn regions(&self, features: &Tensor, noise: &mut Noise) -> candle_core::Result<Regions> {
+        let view = self.view.forward(&noise.drop(features, 0.4)?)?.gelu_erf()?;
+        self.captioner.regions(&noise.drop(&view, 0.4)?)
+    }
+
+    pub fn speaker(&self, length: usize) -> Speaker<'_> {
+        let Speech { captioner, lm, vocabulary, .. } = self;
+        Speaker { captioner, lm: Some(lm), vocabulary, length }
+    }
+}
+
+/// What the critics and the captioner make of some units.
+pub struct Perceived {
+    /// From each critic `(units, common)`.
+    pub units: Vec<Tensor>,
+    pub regions: Regions,
+}
+
+impl Milan {
+    pub fn built_in() -> anyhow::Result<Milan> {
+        let contents = checkpoint::from_bytes(BUILT_IN).context("the built-in describer")?;
+        Milan::new(contents)
+    }
+
+    /// Strict: no tensor may be missing, of another shape, or left over.
+    pub fn new(contents: Contents) -> anyhow::Result<Milan> {
+        let Contents { settings, words, pieces, phrases, seen, mut tensors } = contents;
+        let rest = tensors.split_off("encoder/"); // Behind all that begins with `encoder.`.
+        let mut before = tensors;
+        let own = before.split_off("encoder.");
+        before.extend(rest);
+        let own: BTreeMap<String, Tensor> = own
+            .into_iter()
+            .map(|(name, tensor)| (name.trim_start_matches("encoder.").to_owned(), tensor))
+            .collect();
+        let shapes = own.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
+        let recognised = recognise(&shapes, None).context("its encoder")?;
+        let network =
+            Network::new(recognised.graph, &Device::Cpu, |name| Ok(own[name].clone()))?;
+        let sites: Vec<&str> = settings.encoder.sites.iter().map(String::as_str).collect();
+        let encoder = Encoder::new(network, &sites, Resizing::Area)?.with_colours();
+
+        let shelf = Shelf::new(before);
+        let vb = shelf.builder();
+        let n_features = encoder.n_features();
+        let vocabulary = Vocabulary::new(words);
+        let speech = Speech::new(n_features, settings.captioner, settings.lm, vocabulary, &vb)?;
+        let critic = |i: usize| Critic::new(settings.critic, &vb.pp("critic").pp(i));
+        let phrases: Phrases =
+            serde_json::from_str(&phrases).map_err(|error| inconclusive!("its phrases: {error}"))?;
+        let milan = Milan {
+            encoder,
+            mean: vb.get(n_features, "features.mean")?,
+            std: vb.get(n_features, "features.std")?,
+            speech,
+            critics: (0..settings.critics).map(critic).collect::<candle_core::Result<_>>()?,
+            sentences: Sentences::new(Pieces::new(pieces)?, settings.sentence, &vb.pp("sentence"))?,
+            background: vb.get((1, settings.sentence.sentence), "background")?,
+            phrases,
+            seen: seen.into_iter().collect(),
+            settings,
+        };
+        shelf.finish()?;
+        Ok(milan)
+    }
+
+    /// What the encoder's pictures are like.
+    pub fn input(&self) -> Input {
+        let encoder = &self.settings.encoder;
+        Input { side: encoder.side, mean: encoder.mean, std: encoder.std }
+    }
+
+    /// Standardised features `(units, k, features)`.
+    pub fn standard(&self, features: &Tensor) -> candle_core::Result<Tensor> {
+        standard(features, &self.mean, &self.std)
+    }
+
+    /// Looks with critics and captioner at features `(units, k, features)` as the encoder gave them.
+    pub fn perceive(&self, features: &Tensor) -> anyhow::Result<Perceived> {
+        let features = self.standard(features)?;
+        let units = self.critics.iter().map(|it| it.units(&features, &mut Noise::none()));
+        Ok(Perceived {
+            units: units.collect::<candle_core::Result<_>>()?,
+            regions: self.speech.regions(&features, &mut Noise::none())?,
+        })
+    }
+
+    pub fn composer(&self) -> anyhow::Result<Composer<'_>> {
+        Composer::new(
+            Parts {
+                critics: &self.critics,
+                sentences: &self.sentences,
+                phrases: &self.phrases,
+                captioner: &self.speech.captioner,
+                vocabulary: &self.speech.vocabulary,
+            },
+            Some(&self.background),
+        )
+    }
+
+    /// The readings of the units of a site, best first.
+    pub fn read(&self, seen: &Seen, progress: Tick<'_>) -> anyhow::Result<Vec<Vec<Reading>>> {
+        let composer = self.composer()?;
+        let units: Vec<usize> = (0..seen.n_units).collect();
+        let read = |units: &[usize]| {
+            let perceived = self.perceive(&seen.features(units)?)?;
+            let candidates = composer.candidates(&perceived.units, &perceived.regions)?;
+            let readings = candidates.iter().zip(units);
+            let readings = readings.map(|(it, &unit)| self.readings(it, seen.area(unit)));
+            Ok(readings.collect())
+        };
+        let mut readings = Vec::with_capacity(units.len());
+        for some in units.chunks(BATCH * rayon::current_num_threads()) {
+            let parts = some.par_chunks(BATCH).map(read);
+            let parts: Vec<Vec<Vec<Reading>>> = parts.collect::<anyhow::Result<_>>()?;
+            readings.extend(parts.into_iter().flatten());
+            progress(some.len())?;
+        }
+        Ok(readings)
+    }
+
+    fn readings(&self, candidates: &Candidates, area: f32) -> Vec<Reading> {
+        let chosen = choose(candidates, &self.settings.terms, MAX_READINGS);
+        let reading = |(at, it): (usize, &&Candidate)| {
+            let terms = confidence_terms(&chosen, at, candidates.entropy, area, &self.settings.terms);
+            let confidence = self.settings.confidence.probability(&terms);
+            Reading { text: capitalised(&it.text), confidence }
+        };
+        let mut readings: Vec<Reading> = chosen.iter().enumerate().map(reading).collect();
+        // What is said first is what is surest.
+        for at in 1..readings.len() {
+            readings[at].confidence = readings[at].confidence.min(readings[at - 1].confidence);
+        }
+        readings
+    }
+
+    /// How probable it is that a person names each phrase of each unit, `units × phrases`: the evidence of
+    /// the critics, against that of the other units.
+    pub fn evidence(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+        let scores = self.scores(seen, phrases)?;
+        let spread: Vec<(f32, f32)> =
+            (0..phrases.len()).map(|at| spread(scores.iter().map(|it| it[at]))).collect();
+        let probability = |(&score, &(mean, std)): (&f32, &(f32, f32))| {
+            self.settings.evidence.probability(&evidence_terms(score, mean, std))
+        };
+        Ok(scores.iter().map(|it| it.iter().zip(&spread).map(probability).collect()).collect())
+    }
+
+    /// The critics' mean score of each phrase for each unit of all sites, `units × phrases`.
+    pub fn scores(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+        let vectors = self.sentences.encode(phrases)?;
+        let texts = self.critics.iter().map(|it| it.texts(&vectors, &mut Noise::none()));
+        let texts = texts.collect::<candle_core::Result<Vec<_>>>()?;
+        let parts: Vec<(&Seen, Vec<usize>)> = seen
+            .iter()
+            .flat_map(|seen| {
+                let units: Vec<usize> = (0..seen.n_units).collect();
+                units.chunks(BATCH).map(|it| (seen, it.to_vec())).collect::<Vec<_>>()
+            })
+            .collect();
+        let scores = parts.par_iter().map(|(seen, units)| {
+            let features = self.standard(&seen.features(units)?)?;
+            let units = self.critics.iter().map(|it| it.units(&features, &mut Noise::none()));
+            let units = units.collect::<candle_core::Result<Vec<_>>>()?;
+            Ok(mean_score(&self.critics, &units, &texts)?.to_vec2::<f32>()?)
+        });
+        Ok(scores.collect::<anyhow::Result<Vec<_>>>()?.concat())
+    }
+}
+
+/// Told how many units were described since it was last told.
+pub type Tick<'a> = &'a dyn Fn(usize) -> anyhow::Result<()>;
+
+/// Each feature less its mean, in standard deviations, cut at [`FARTHEST`].
+pub fn standard(features: &Tensor, mean: &Tensor, std: &Tensor) -> candle_core::Result<Tensor> {
+    features.broadcast_sub(mean)?.broadcast_div(std)?.clamp(-FARTHEST, FARTHEST)
+}
+
+/// The best candidates that say something else than those before, best first.
+pub fn choose<'a>(
+    candidates: &'a Candidates,
+    terms: &TermWeights,
+    n: usize,
+) -> Vec<&'a Candidate> {
+    let mut order: Vec<&Candidate> = candidates.list.iter().collect();
+    order.sort_by(|a, b| b.score(terms).total_cmp(&a.score(terms)));
+    let mut chosen: Vec<&Candidate> = vec![];
+    for it in order {
+        let cosine = |a: &Candidate| a.vector.iter().zip(&it.vector).map(|(a, b)| a * b).sum::<f32>();
+        if chosen.len() < n && chosen.iter().all(|before| cosine(before) < SAME) {
+            chosen.push(it);
+        }
+    }
+    chosen
+}
+
+/// What the confidence in a chosen sentence rests on: its score, how far it is above the next that says
+/// something else (below the best, if it is not the best), the critics' own score, how undecided they are
+/// among all phrases, and the logarithm of the masks' area.
+pub fn confidence_terms(
+    chosen: &[&Candidate],
+    at: usize,
+    entropy: f32,
+    area: f32,
+    weights: &TermWeights,
+) -> Vec<f64> {
+    let score = |at: usize| chosen[at].score(weights);
+    let rival = if at == 0 { 1.min(chosen.len() - 1) } else { 0 };
+    let gap = score(at) - score(rival);
+    let terms = [score(at), gap, chosen[at].terms[0], entropy, (area + 1e-3).ln()];
+    terms.map(f64::from).to_vec()
+}
+
+/// What the evidence for a phrase rests on: the critics' score, and how far it stands out among all units.
+pub fn evidence_terms(score: f32, mean: f32, std: f32) -> Vec<f64> {
+    vec![f64::from(score), f64::from((score - mean) / (std + 1e-6))]
+}
+
+/// Mean and standard deviation.
+pub fn spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
+    let n = values.clone().count().max(1) as f32;
+    let mean = values.clone().sum::<f32>() / n;
+    (mean, (values.map(|it| (it - mean).powi(2)).sum::<f32>() / n).sqrt())
+}
+
+/// What tells a unit of one network and data set from those of others: a digest of its name and exemplars.
+pub fn seen_key(site: &SiteExemplars, unit: usize) -> String {
+    let text = format!("{}/{unit}/{:?}", site.site, site.ids(unit));
+    files::sha256(text.as_bytes())[..12].to_owned()
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |it| it.to_uppercase().collect::<String>() + letters.as_str())
+}

@@ -1,0 +1,254 @@
+//! Sentences for a unit, composed of two phrases and a connective, and how good each is.
+//!
+//! A beam of the captioner finds the sentences that are likely; the best by mutual information need not
+//! be among them. So candidates are made the other way round: the critic looks at every phrase, the best
+//! ones are joined in all ways that people join them, and the joined sentences are judged by
+//!
+//! - the critic: the estimate of `log p(d|E) / p(d)`;
+//! - agreement: the cosine with the sentence vector that the critic expects, `Σ p(phrase|E) · vector`,
+//!   less most of what is expected of any unit. It is the minimum-risk choice (Kumar and Byrne 2004) where
+//!   the loss is one less the cosine: a sentence near to everything that could be right;
+//! - the captioner: `log p(d|E)`, for sentences that people would write;
+//! - the number of words.
+
+use anyhow::Context;
+use candle_core::{D, Device, IndexOp, Tensor};
+use candle_nn::ops::softmax;
+
+use super::captioner::{Captioner, Regions};
+use super::critic::Critic;
+use super::decode::{Sentence, Speaker, best_of};
+use super::noise::Noise;
+use super::phrases::{CONNECTIVES, Phrases};
+use super::sentence::{Sentences, Sum};
+use super::vocab::{Indexing, Vocabulary, tokenize};
+
+/// Phrases that are joined, for each unit.
+const PHRASES: usize = 14;
+/// Candidates that the captioner reads, for each unit.
+const READ: usize = 32;
+/// How much of the expected vector of any unit is taken off.
+const BACKGROUND: f64 = 0.7;
+/// How much agreement counts in choosing what to join and to read.
+const AGREEMENT: f64 = 8.;
+/// Phrases more alike than this, by cosine, say the same.
+const SAME: f32 = 0.7;
+
+/// What makes a sentence good: the order of [`Candidate::terms`].
+pub const TERMS: [&str; 4] = ["critic", "agreement", "captioner", "words"];
+
+/// How much each of [`TERMS`] counts.
+pub type TermWeights = [f32; 4];
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub text: String,
+    pub terms: [f32; 4],
+    /// Of length 1.
+    pub vector: Vec<f32>,
+}
+
+impl Candidate {
+    pub fn score(&self, weights: &TermWeights) -> f32 {
+        self.terms.iter().zip(weights).map(|(term, weight)| term * weight).sum()
+    }
+}
+
+/// What is said of one unit.
+pub struct Candidates {
+    /// Those read by the captioner, best by critic and agreement first.
+    pub list: Vec<Candidate>,
+    /// Of the probabilities of all phrases, in nats: how undecided the critic is.
+    pub entropy: f32,
+}
+
+/// Everything that composing needs, prepared once.
+pub struct Composer<'a> {
+    critics: &'a [Critic],
+    sentences: &'a Sentences,
+    phrases: &'a Phrases,
+    captioner: &'a Captioner,
+    vocabulary: &'a Vocabulary,
+    /// `(phrases, sentence)`.
+    vectors: Tensor,
+    /// The same for each critic's tower, `(phrases, common)`.
+    towers: Vec<Tensor>,
+    sums: Vec<Sum>,
+    connectives: Vec<Sum>,
+    /// Half the logarithm of how many units a phrase was said of, `(1, phrases)`.
+    prior: Tensor,
+    /// The vector that is expected of any unit, `(1, sentence)`, times [`BACKGROUND`].
+    background: Option<Tensor>,
+}
+
+/// The parts of a describer that composing uses.
+pub struct Parts<'a> {
+    pub critics: &'a [Critic],
+    pub sentences: &'a Sentences,
+    pub phrases: &'a Phrases,
+    pub captioner: &'a Captioner,
+    pub vocabulary: &'a Vocabulary,
+}
+
+impl<'a> Composer<'a> {
+    /// `background` is [`expected`](Composer::expected) of any unit, `(1, sentence)`.
+    pub fn new(parts: Parts<'a>, background: Option<&Tensor>) -> anyhow::Result<Composer<'a>> {
+        let Parts { critics, sentences, phrases, captioner, vocabulary } = parts;
+        let sum = |text: &str| sentences.sum(text);
+        let sums = phrases.texts().iter().map(|it| sum(it)).collect::<anyhow::Result<Vec<_>>>()?;
+        let vectors = sentences.encode_sums(&sums)?;
+        let towers = critics
+            .iter()
+            .map(|critic| critic.texts(&vectors, &mut Noise::none()))
+            .collect::<candle_core::Result<_>>()?;
+        let prior: Vec<f32> = phrases.n_units().iter().map(|&n| 0.5 * (n as f32).ln()).collect();
+        Ok(Composer {
+            critics,
+            sentences,
+            phrases,
+            captioner,
+            vocabulary,
+            vectors,
+            towers,
+            sums,
+            connectives: CONNECTIVES.iter().map(|it| sum(it)).collect::<anyhow::Result<_>>()?,
+            prior: Tensor::new(prior.as_slice(), &Device::Cpu)?.unsqueeze(0)?,
+            background: background.map(|it| it * BACKGROUND).transpose()?,
+        })
+    }
+
+    /// The critics' mean score of every phrase, `(units, phrases)`; a vector a unit from each critic.
+    fn phrase_scores(&self, units: &[Tensor]) -> candle_core::Result<Tensor> {
+        mean_score(self.critics, units, &self.towers)
+    }
+
+    /// The sentence vector that the critics expect of each unit, `(units, sentence)`, and the logarithm of
+    /// each phrase's probability, `(units, phrases)`.
+    pub fn expected(&self, units: &[Tensor]) -> candle_core::Result<(Tensor, Tensor)> {
+        let scores = self.phrase_scores(units)?;
+        let logits = scores.broadcast_add(&self.prior)?;
+        let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+        Ok((softmax(&logits, D::Minus1)?.matmul(&self.vectors)?, log_p))
+    }
+
+    /// Candidates for some units: their vectors from each critic `(units, common)`, and their regions.
+    pub fn candidates(
+        &self,
+        units: &[Tensor],
+        regions: &Regions,
+    ) -> anyhow::Result<Vec<Candidates>> {
+        let scores = self.phrase_scores(units)?;
+        let (mut expected, log_p) = self.expected(units)?;
+        if let Some(background) = &self.background {
+            expected = expected.broadcast_sub(background)?;
+        }
+        let agreement = expected.matmul(&self.vectors.t()?)?;
+        let order = (scores + (&agreement * AGREEMENT)?)?.to_vec2::<f32>()?;
+        let entropy = (log_p.exp()? * &log_p)?.sum(1)?.neg()?.to_vec1::<f32>()?;
+
+        let mut read = Vec::new();
+        for (unit, order) in order.iter().enumerate() {
+            let one: Vec<Tensor> =
+                units.iter().map(|it| it.i(unit..unit + 1)).collect::<candle_core::Result<_>>()?;
+            read.push(self.compose(&one, &expected.i(unit..unit + 1)?, order)?);
+        }
+        let texts: Vec<Vec<String>> =
+            read.iter().map(|it| it.iter().map(|it| it.text.clone()).collect()).collect();
+        let log_p = captioned(self.captioner, self.vocabulary, regions, &texts)?;
+        for (candidates, log_p) in read.iter_mut().zip(log_p) {
+            candidates.iter_mut().zip(log_p).for_each(|(it, log_p)| it.terms[2] = log_p);
+        }
+        let both = read.into_iter().zip(entropy);
+        Ok(both.map(|(list, entropy)| Candidates { list, entropy }).collect())
+    }
+
+    /// The best sentences for one unit by critic and agreement; `order` says how good each phrase is.
+    fn compose(
+        &self,
+        unit: &[Tensor],
+        expected: &Tensor,
+        order: &[f32],
+    ) -> anyhow::Result<Vec<Candidate>> {
+        let phrases = best_of(order, PHRASES);
+        let places: Vec<u32> = phrases.iter().map(|&it| it as u32).collect();
+        let vectors = self.vectors.index_select(&Tensor::new(places.as_slice(), &Device::Cpu)?, 0)?;
+        let alike = vectors.matmul(&vectors.t()?)?.to_vec2::<f32>()?;
+        let mut sums: Vec<Sum> = phrases.iter().map(|&it| self.sums[it].clone()).collect();
+        let mut texts: Vec<String> =
+            phrases.iter().map(|&it| self.phrases.texts()[it].clone()).collect();
+        for (i, &a) in phrases.iter().enumerate() {
+            for (j, &b) in phrases.iter().enumerate() {
+                for connective in 0..CONNECTIVES.len() {
+                    // Of "a and b" and "b and a" the captioner would choose, and costs more than it is worth.
+                    let again = connective == 0 && j < i;
+                    if i == j
+                        || again
+                        || SAME < alike[i][j]
+                        || !self.phrases.may_join(a, connective, b)
+                    {
+                        continue;
+                    }
+                    let mut sum = self.sums[a].clone();
+                    sum.add(&self.connectives[connective]);
+                    sum.add(&self.sums[b]);
+                    sums.push(sum);
+                    texts.push(self.phrases.join(a, connective, b));
+                }
+            }
+        }
+        let vectors = self.sentences.encode_sums(&sums)?;
+        let towers = self
+            .critics
+            .iter()
+            .map(|it| it.texts(&vectors, &mut Noise::none()))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let critic = mean_score(self.critics, unit, &towers)?.i(0)?;
+        let agreement = vectors.matmul(&expected.t()?)?.squeeze(1)?;
+        let order = (&critic + (&agreement * AGREEMENT)?)?.to_vec1::<f32>()?;
+        let (critic, agreement) = (critic.to_vec1::<f32>()?, agreement.to_vec1::<f32>()?);
+        let candidate = |place: usize| {
+            let n_words = texts[place].split(' ').count() as f32;
+            Ok(Candidate {
+                text: texts[place].clone(),
+                terms: [critic[place], agreement[place], 0., n_words],
+                vector: vectors.get(place)?.to_vec1()?,
+            })
+        };
+        best_of(&order, READ).into_iter().map(candidate).collect()
+    }
+}
+
+/// The mean over the critics of each unit's score with each text, `(units, texts)`.
+pub fn mean_score(
+    critics: &[Critic],
+    units: &[Tensor],
+    texts: &[Tensor],
+) -> candle_core::Result<Tensor> {
+    let scores = critics.iter().zip(units.iter().zip(texts));
+    let scores =
+        scores.map(|(it, (units, texts))| it.score(units, texts)).collect::<Result<Vec<_>, _>>()?;
+    Tensor::stack(&scores, 0)?.mean(0)
+}
+
+/// `log p(d|E)` of some texts for each unit, as many for each.
+fn captioned(
+    captioner: &Captioner,
+    vocabulary: &Vocabulary,
+    regions: &Regions,
+    texts: &[Vec<String>],
+) -> anyhow::Result<Vec<Vec<f32>>> {
+    let most = texts.iter().map(Vec::len).max().context("no unit")?;
+    let sentence = |text: Option<&String>| {
+        let words = text.map(|it| tokenize(it)).unwrap_or_default();
+        let how = Indexing { stop: true, unknown: true, ..Default::default() };
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let tokens = vocabulary.index(&[words], how).swap_remove(0);
+        Sentence { tokens, score: 0. }
+    };
+    // Where a unit has fewer, empty sentences fill its rows.
+    let rows: Vec<Sentence> =
+        texts.iter().flat_map(|it| (0..most).map(|at| sentence(it.get(at)))).collect();
+    let speaker = Speaker { captioner, lm: None, vocabulary, length: usize::MAX };
+    let log_p = speaker.log_p_given(regions, &rows)?;
+    Ok(texts.iter().zip(log_p.chunks(most)).map(|(it, log_p)| log_p[..it.len()].to_vec()).collect())
+}

@@ -1,0 +1,154 @@
+//! The features of every exemplar of every unit: each picture goes through the encoder once.
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use half::f16;
+use rayon::prelude::*;
+
+use super::encoder::{Encoder, Region};
+use crate::Progress;
+use crate::data::{Dataset, Preprocess, preprocess::square, read_crop};
+use crate::exemplars::SiteExemplars;
+
+/// Pictures that go through the encoder together.
+const BATCH: usize = 16;
+const STAGE: &str = "looking at exemplars";
+
+/// The pictures whose ids exemplars hold, and how the audited network saw them: masks lie on that crop.
+#[derive(Debug, Clone, Copy)]
+pub struct Pictures<'a> {
+    pub dataset: &'a Dataset,
+    pub preprocess: &'a Preprocess,
+}
+
+/// What an encoder's pictures are like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// Of a picture, in pixels.
+    pub side: u32,
+    /// Of each colour, in 0..=1.
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+/// The features of the units of one site.
+pub struct Seen {
+    pub n_units: usize,
+    pub k: usize,
+    pub n_features: usize,
+    /// `(units, k, features)`
+    features: Vec<f16>,
+    /// `(units, k)`: the share of the picture that the mask covers.
+    areas: Vec<f32>,
+}
+
+impl Seen {
+    pub fn new(n_units: usize, k: usize, n_features: usize) -> Seen {
+        let features = vec![f16::ZERO; n_units * k * n_features];
+        Seen { n_units, k, n_features, features, areas: vec![0.; n_units * k] }
+    }
+
+    /// The features of some units, `(n, k, features)`.
+    pub fn features(&self, units: &[usize]) -> candle_core::Result<Tensor> {
+        let size = self.k * self.n_features;
+        let values: Vec<f32> = units
+            .iter()
+            .flat_map(|unit| self.features[unit * size..][..size].iter().map(|it| it.to_f32()))
+            .collect();
+        Tensor::from_vec(values, (units.len(), self.k, self.n_features), &Device::Cpu)
+    }
+
+    /// The mean share of its pictures that a unit's masks cover.
+    pub fn area(&self, unit: usize) -> f32 {
+        self.areas[unit * self.k..][..self.k].iter().sum::<f32>() / self.k as f32
+    }
+
+    /// Features and area of one exemplar.
+    pub fn set(&mut self, unit: usize, rank: usize, features: &[f32], area: f32) {
+        let place = unit * self.k + rank;
+        let row = &mut self.features[place * self.n_features..][..self.n_features];
+        row.iter_mut().zip(features).for_each(|(it, value)| *it = f16::from_f32(*value));
+        self.areas[place] = area;
+    }
+
+    pub fn parts(&self) -> (&[f16], &[f32]) {
+        (&self.features, &self.areas)
+    }
+
+    pub fn from_parts(shape: [usize; 3], features: Vec<f16>, areas: Vec<f32>) -> Option<Seen> {
+        let [n_units, k, n_features] = shape;
+        let fits = features.len() == n_units * k * n_features && areas.len() == n_units * k;
+        fits.then_some(Seen { n_units, k, n_features, features, areas })
+    }
+}
+
+/// Looks at every exemplar of some sites, one answer a site.
+pub fn look(
+    encoder: &Encoder,
+    input: &Input,
+    sites: &[SiteExemplars],
+    pictures: Pictures<'_>,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Seen>> {
+    let n = pictures.dataset.pictures.len();
+    let mut wanted: Vec<Vec<(usize, usize, usize)>> = vec![vec![]; n];
+    for (site, exemplars) in sites.iter().enumerate() {
+        for unit in 0..exemplars.n_units {
+            for (rank, &id) in exemplars.ids(unit).iter().enumerate() {
+                let picture = wanted.get_mut(id);
+                let picture = picture.with_context(|| format!("there is no picture {id} of {n}"))?;
+                picture.push((site, unit, rank));
+            }
+        }
+    }
+    let mut seen: Vec<Seen> =
+        sites.iter().map(|it| Seen::new(it.n_units, it.k, encoder.n_features())).collect();
+    let ids: Vec<usize> = (0..n).filter(|&id| !wanted[id].is_empty()).collect();
+    let (side, n_distinct) = (input.side as usize, ids.len());
+    for (done, ids) in ids.chunks(BATCH).enumerate() {
+        progress(STAGE, done * BATCH, n_distinct)?;
+        let xs = normalised(input, pictures, ids)?;
+        let maps = encoder.maps(&xs)?;
+        let regions: Vec<(Region, (usize, usize, usize))> = ids
+            .par_iter()
+            .enumerate()
+            .flat_map(|(picture, &id)| wanted[id].par_iter().map(move |&it| (picture, it)))
+            .map(|(picture, (site, unit, rank))| {
+                let mask = sites[site].mask(unit, rank, side);
+                (Region { picture, mask }, (site, unit, rank))
+            })
+            .collect();
+        let (regions, places): (Vec<Region>, Vec<_>) = regions.into_iter().unzip();
+        let features = encoder.features(&maps, &regions)?;
+        let rows = features.chunks(encoder.n_features());
+        for ((region, (site, unit, rank)), row) in regions.iter().zip(places).zip(rows) {
+            let n_inside = region.mask.iter().filter(|it| **it).count();
+            seen[site].set(unit, rank, row, n_inside as f32 / region.mask.len() as f32);
+        }
+    }
+    progress(STAGE, n_distinct, n_distinct)?;
+    Ok(seen)
+}
+
+/// Some pictures as the encoder reads them, `(n, 3, side, side)`.
+pub fn normalised(
+    input: &Input,
+    pictures: Pictures<'_>,
+    ids: &[usize],
+) -> anyhow::Result<Tensor> {
+    let own = Preprocess {
+        mean: input.mean,
+        std: input.std,
+        crop: input.side,
+        ..pictures.preprocess.clone()
+    };
+    let values = ids
+        .par_iter()
+        .map(|&id| {
+            let crop = read_crop(pictures.dataset, pictures.preprocess, id)?;
+            Ok(own.normalise(&square(&crop, input.side)?))
+        })
+        .collect::<anyhow::Result<Vec<Vec<f32>>>>()?;
+    let side = input.side as usize;
+    Ok(Tensor::from_vec(values.concat(), (ids.len(), 3, side, side), &Device::Cpu)?)
+}

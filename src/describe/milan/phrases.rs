@@ -1,0 +1,226 @@
+//! What people say of units, in pieces: the phrases that sentences are composed of, and how they join.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rust_stemmers::{Algorithm, Stemmer};
+use serde::{Deserialize, Serialize};
+
+/// What joins two phrases.
+pub const CONNECTIVES: [&str; 5] = ["and", "with", "of", "on", "in"];
+
+/// Words that no phrase begins or ends with.
+const FUNCTION_WORDS: &str = "a an the of in on and or with to from by at for near around behind that \
+    which is are was be as it its this these those into over under their his her s very other some \
+    being have has not";
+
+/// The longest phrase, in words.
+const LONGEST: usize = 4;
+/// The longest sentence of two phrases, in words, without what joins them.
+const LONGEST_PAIR: usize = 6;
+
+/// Phrases in the order of their letters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct Phrases {
+    stored: Stored,
+    words: Vec<Vec<String>>,
+    /// Of the words that carry meaning.
+    stems: Vec<BTreeSet<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    texts: Vec<String>,
+    /// Of how many units each was said.
+    n_units: Vec<u32>,
+    /// For each connective but the first the words that were seen before and behind it.
+    before: Vec<BTreeSet<String>>,
+    behind: Vec<BTreeSet<String>>,
+}
+
+impl From<Stored> for Phrases {
+    fn from(stored: Stored) -> Phrases {
+        let words: Vec<Vec<String>> = stored.texts.iter().map(|text| words(text)).collect();
+        let stems = words.iter().map(|words| stems(words)).collect();
+        Phrases { stored, words, stems }
+    }
+}
+
+impl From<Phrases> for Stored {
+    fn from(phrases: Phrases) -> Stored {
+        phrases.stored
+    }
+}
+
+impl Phrases {
+    /// Every run of up to four words that was said of at least two units and mostly stands on its own:
+    /// between the ends of a clause and function words. One list of sentences a unit.
+    pub fn gather(units: &[Vec<String>]) -> Phrases {
+        #[derive(Default)]
+        struct Seen {
+            units: BTreeSet<usize>,
+            n: usize,
+            begins: usize,
+            ends: usize,
+        }
+        let function_words: BTreeSet<&str> = FUNCTION_WORDS.split_whitespace().collect();
+        let is_function = |word: &String| function_words.contains(word.as_str());
+        let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut follows: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for (unit, sentences) in units.iter().enumerate() {
+            for clause in sentences.iter().flat_map(|sentence| clauses(sentence)) {
+                for pair in clause.windows(2) {
+                    *follows.entry((pair[0].clone(), pair[1].clone())).or_default() += 1;
+                }
+                for (from, to) in runs(clause.len()) {
+                    let run = &clause[from..to];
+                    if is_function(&run[0]) || is_function(&run[run.len() - 1]) {
+                        continue;
+                    }
+                    let seen = seen.entry(run.join(" ")).or_default();
+                    seen.units.insert(unit);
+                    seen.n += 1;
+                    seen.begins += usize::from(from == 0 || is_function(&clause[from - 1]));
+                    seen.ends += usize::from(to == clause.len() || is_function(&clause[to]));
+                }
+            }
+        }
+        seen.retain(|_, it| {
+            2 <= it.units.len() && it.n <= 2 * it.ends && 2 * it.n <= 5 * it.begins
+        });
+        let (texts, n_units) =
+            seen.into_iter().map(|(text, it)| (text, it.units.len() as u32)).unzip();
+        let beside = |connective: &str, least: usize, before: bool| {
+            let pairs = follows.iter().filter(|(_, n)| least <= **n);
+            let words = pairs.filter_map(|((a, b), _)| match before {
+                true => (b == connective).then(|| a.clone()),
+                false => (a == connective).then(|| b.clone()),
+            });
+            words.collect()
+        };
+        let joining = &CONNECTIVES[1..];
+        Phrases::from(Stored {
+            texts,
+            n_units,
+            before: joining.iter().map(|it| beside(it, 3, true)).collect(),
+            behind: joining.iter().map(|it| beside(it, 1, false)).collect(),
+        })
+    }
+
+    pub fn texts(&self) -> &[String] {
+        &self.stored.texts
+    }
+
+    /// Of how many units each was said.
+    pub fn n_units(&self) -> &[u32] {
+        &self.stored.n_units
+    }
+
+    /// Stems of the meaningful words of a phrase.
+    pub fn stems(&self, phrase: usize) -> &BTreeSet<String> {
+        &self.stems[phrase]
+    }
+
+    /// Whether two phrases share no meaningful word, are short enough, and may stand around a connective.
+    pub fn may_join(&self, a: usize, connective: usize, b: usize) -> bool {
+        let (first, second) = (&self.words[a], &self.words[b]);
+        let joint = CONNECTIVES[connective];
+        let repeats = |words: &[String]| words.iter().any(|word| word == joint);
+        if LONGEST_PAIR < first.len() + second.len()
+            || self.stems[a].is_empty()
+            || self.stems[b].is_empty()
+            || !self.stems[a].is_disjoint(&self.stems[b])
+            || repeats(first)
+            || repeats(second)
+        {
+            return false;
+        }
+        let Some(joining) = connective.checked_sub(1) else { return true };
+        first.last().is_some_and(|word| self.stored.before[joining].contains(word))
+            && second.first().is_some_and(|word| self.stored.behind[joining].contains(word))
+    }
+
+    pub fn join(&self, a: usize, connective: usize, b: usize) -> String {
+        format!("{} {} {}", self.texts()[a], CONNECTIVES[connective], self.texts()[b])
+    }
+}
+
+/// The words of a text in small letters: letters, digits, and apostrophes inside.
+pub fn words(text: &str) -> Vec<String> {
+    let text = text.to_lowercase();
+    let words = text.split(|it: char| !it.is_alphanumeric() && it != '\'');
+    let words = words.map(|word| word.trim_matches('\'')).filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
+/// Stems of words without function words (Snowball's English).
+pub fn stems(words: &[String]) -> BTreeSet<String> {
+    let stemmer = Stemmer::create(Algorithm::English);
+    let meaningful =
+        words.iter().filter(|word| !FUNCTION_WORDS.split_whitespace().any(|it| it == *word));
+    meaningful.map(|word| stemmer.stem(word).into_owned()).collect()
+}
+
+fn clauses(sentence: &str) -> Vec<Vec<String>> {
+    let sentence = sentence.to_lowercase().replace('-', " ");
+    let ends = |it: char| !it.is_alphanumeric() && it != '\'' && it != ' ';
+    sentence.split(ends).map(words).filter(|words| !words.is_empty()).collect()
+}
+
+/// Beginnings and ends of the runs of up to [`LONGEST`] of so many words.
+fn runs(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).flat_map(move |from| (from + 1..=n.min(from + LONGEST)).map(move |to| (from, to)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phrases() -> Phrases {
+        let said = [
+            "the heads of dogs",
+            "heads of dogs, green grass",
+            "dog's nose with green grass",
+            "nose of animals with green grass",
+            "the nose of an animal",
+            "red nose of animals",
+        ];
+        Phrases::gather(&said.map(|it| vec![it.to_owned()]))
+    }
+
+    #[test]
+    fn phrases_stand_on_their_own_and_are_said_of_two_units() {
+        let phrases = phrases();
+        let wanted = [
+            ("animals", 2),
+            ("dogs", 2),
+            ("green grass", 3),
+            ("heads", 2),
+            ("heads of dogs", 2),
+            ("nose of animals", 2),
+        ];
+        let found: Vec<(&str, u32)> =
+            phrases.texts().iter().map(String::as_str).zip(phrases.n_units().to_vec()).collect();
+        assert!(wanted.iter().all(|it| found.contains(it)), "{found:?}");
+        // "green" and "grass" never stand alone.
+        assert!(!found.iter().any(|(text, _)| ["green", "grass", "of dogs"].contains(text)));
+    }
+
+    #[test]
+    fn phrases_join_as_people_join_them() {
+        let phrases = phrases();
+        let place = |text: &str| phrases.texts().iter().position(|it| it == text).unwrap();
+        let (nose, grass) = (place("nose of animals"), place("green grass"));
+        assert!(phrases.may_join(nose, 0, grass));
+        assert!(!phrases.may_join(place("animals"), 0, nose), "a word twice");
+        assert!(!phrases.may_join(grass, 3, nose), "nobody said so");
+        assert_eq!(phrases.join(nose, 1, grass), "nose of animals with green grass");
+        let text = serde_json::to_string(&phrases).unwrap();
+        assert_eq!(serde_json::from_str::<Phrases>(&text).unwrap(), phrases);
+    }
+
+    #[test]
+    fn words_keep_their_apostrophes() {
+        assert_eq!(words("The dog's 'red' nose-tip"), ["the", "dog's", "red", "nose", "tip"]);
+    }
+}

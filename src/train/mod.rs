@@ -1,0 +1,3 @@
+//! Training and judging describers.
+
+pub mod measures;
