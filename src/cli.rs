@@ -136,13 +136,7 @@ impl Shared {
                 self.max_unreadable
             ));
         }
-        let threads = self
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("cannot start the threads")?;
+        let threads = start_threads(self.threads)?;
         let exemplars = exemplars::Config { top_k: self.top_k, quantile: self.quantile };
         Ok(Settings {
             batch_size: self.batch_size,
@@ -183,6 +177,17 @@ impl Shared {
     }
 }
 
+/// Sets the number of threads for the whole process; all cores when none is said.
+pub fn start_threads(threads: Option<usize>) -> anyhow::Result<usize> {
+    let threads = threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start the threads")?;
+    Ok(threads)
+}
+
 /// `models/resnet18.safetensors` and `hf:timm/resnet18.a1_in1k@main` are both called by their last part.
 fn model_name(model: &str) -> String {
     let model = model.strip_prefix("hf:").and_then(|it| it.split('@').next()).unwrap_or(model);
@@ -219,7 +224,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    pub fn new(shared: &Shared) -> anyhow::Result<Bars> {
+    pub fn new(progress: When, quiet: bool) -> anyhow::Result<Bars> {
         // The first Ctrl-C lets drafts be removed; a second one does not wait for that.
         let stop = || {
             if INTERRUPTED.swap(true, Ordering::SeqCst) {
@@ -227,10 +232,10 @@ impl Bars {
             }
         };
         ctrlc::set_handler(stop).context("cannot listen for Ctrl-C")?;
-        let visible = match shared.progress {
+        let visible = match progress {
             When::Always => true,
             When::Never => false,
-            When::Auto => std::io::stderr().is_terminal() && !shared.quiet,
+            When::Auto => std::io::stderr().is_terminal() && !quiet,
         };
         Ok(Bars { bar: Mutex::new(None), visible })
     }
@@ -293,16 +298,19 @@ pub fn publish(shared: &Shared, report: &Report) -> anyhow::Result<()> {
         to_stdout.push(Format::Human);
     }
     for format in to_stdout {
-        let text = render(format, report, shared.colored())?;
-        // A reader that has seen enough (`| head`) is no failure.
-        match std::io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                return Err(error).context("cannot write to stdout");
-            }
-            _ => {}
-        }
+        print(&render(format, report, shared.colored())?)?;
     }
     Ok(())
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn render(format: Format, report: &Report, color: bool) -> anyhow::Result<String> {

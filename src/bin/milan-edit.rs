@@ -78,7 +78,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
     }
     let shared = &cli.shared;
     let settings = shared.check()?;
-    let bars = Bars::new(shared)?;
+    let bars = Bars::new(shared.progress, shared.quiet)?;
     let config = Config {
         source: shared.source()?,
         layers: shared.layers.clone(),

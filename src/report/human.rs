@@ -284,7 +284,8 @@ fn next_step(report: &Report) -> Option<String> {
     }
 }
 
-fn new_table(width: usize, header: &[&str]) -> Table {
+/// An empty table of at most `width` columns of text.
+pub fn new_table(width: usize, header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(STYLE)
@@ -294,7 +295,8 @@ fn new_table(width: usize, header: &[&str]) -> Table {
     table
 }
 
-fn right(table: &mut Table, columns: std::ops::Range<usize>) {
+/// Sets columns of numbers to the right.
+pub fn right(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -17,7 +17,7 @@ use crate::unit::Unit;
 use crate::usage;
 use crate::weights::{Change, SourceFile};
 
-pub use human::human;
+pub use human::{human, new_table, right};
 pub use table::csv;
 
 /// Everything that one run found, in the order of `report.json`.

@@ -1,3 +1,12 @@
 //! Training and judging describers.
 
+pub mod annotations;
+pub mod critic;
+pub mod describer;
+pub mod evaluate;
+pub mod judge;
 pub mod measures;
+pub mod params;
+pub mod sentence;
+pub mod speech;
+pub mod stage;

@@ -58,7 +58,7 @@ use shelf::Shelf;
 use vocab::Vocabulary;
 
 /// The weights that the program carries.
-const BUILT_IN: &[u8] = include_bytes!("../../../assets/describer/milan.safetensors");
+pub const BUILT_IN: &[u8] = include_bytes!("../../../assets/describer/milan.safetensors");
 
 /// Units that are described together.
 const BATCH: usize = 16;

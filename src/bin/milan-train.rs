@@ -1,0 +1,122 @@
+//! Trains describers and judges them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use milan::cli::{self, Bars, When};
+use milan::report::Verdict;
+use milan::train::{describer, evaluate};
+
+/// Train describers, and judge them by what people said
+///
+/// Exit codes: 0 done, 2 bad usage, 3 unusable input, 4 system error.
+#[derive(Parser)]
+#[command(name = "milan-train", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a describer on what people said of units
+    Describer {
+        #[command(flatten)]
+        material: Material,
+        /// The network that looks at pictures: any known one, as safetensors
+        #[arg(long, value_name = "FILE")]
+        encoder: PathBuf,
+        /// The folder of the describer, its card, and finished stages, from which a run goes on
+        #[arg(long, value_name = "DIR", default_value = "describer")]
+        out: PathBuf,
+        /// The seed of everything random
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+    },
+    /// Judge a describer on units that it has not seen
+    Evaluate {
+        #[command(flatten)]
+        material: Material,
+        /// The describer [default: the built-in one]
+        #[arg(long, value_name = "FILE")]
+        describer: Option<PathBuf>,
+        /// Also write the tables as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Where features are kept [default: not kept]
+        #[arg(long, value_name = "DIR")]
+        work: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct Material {
+    /// What people said: a CSV with layer,unit,summary
+    #[arg(long, value_name = "CSV")]
+    annotations: PathBuf,
+    /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
+    #[arg(long, value_name = "FILE")]
+    exemplars: PathBuf,
+    /// The pictures, with a metadata.csv in whose order the exemplars count them
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
+    #[arg(long, value_name = "DIR")]
+    sentence_encoder: PathBuf,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Progress bars on stderr
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    progress: When,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (code, why) = cli::conclude(run(cli.command));
+    if let Some(why) = why {
+        cli::say(&why);
+    }
+    code
+}
+
+fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
+    match command {
+        Command::Describer { material, encoder, out, seed } => {
+            cli::start_threads(material.threads)?;
+            let bars = Bars::new(material.progress, false)?;
+            let config = describer::Config {
+                annotations: material.annotations,
+                exemplars: material.exemplars,
+                images: material.images,
+                encoder,
+                sentence_encoder: Some(material.sentence_encoder),
+                out,
+                seed,
+            };
+            let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
+            cli::print(&format!("wrote {}\n", file.display()))?;
+        }
+        Command::Evaluate { material, describer, json, work } => {
+            cli::start_threads(material.threads)?;
+            let bars = Bars::new(material.progress, false)?;
+            let config = evaluate::Config {
+                annotations: material.annotations,
+                exemplars: material.exemplars,
+                images: material.images,
+                sentence_encoder: material.sentence_encoder,
+                describer,
+                work,
+            };
+            let found =
+                evaluate::evaluate(&config, &|stage, done, all| bars.show(stage, done, all))?;
+            cli::print(&evaluate::table(&found))?;
+            if let Some(path) = json {
+                let text = serde_json::to_string_pretty(&found)? + "\n";
+                milan::files::write_whole(&path, text.as_bytes())?;
+            }
+        }
+    }
+    Ok((Verdict::Passed, String::new()))
+}

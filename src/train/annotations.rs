@@ -1,0 +1,150 @@
+//! What people said of units, and the units' exemplars.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use half::f16;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::describe::milan::seen_key;
+use crate::exemplars::SiteExemplars;
+use crate::files::sha256;
+use crate::unit::Unit;
+use crate::weights::words;
+use crate::{inconclusive, usage};
+
+/// A unit that people described.
+#[derive(Debug, Clone)]
+pub struct Annotated {
+    pub unit: Unit,
+    /// Its place among the sites of the exemplars.
+    pub site: usize,
+    /// In small letters, one a person.
+    pub texts: Vec<String>,
+    /// What tells it from the units of other networks.
+    pub key: String,
+}
+
+/// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file.
+pub fn read(path: &Path, sites: &[SiteExemplars]) -> anyhow::Result<Vec<Annotated>> {
+    let mut reader = csv::Reader::from_path(path)
+        .map_err(|error| usage!("cannot read the annotations {}: {error}", path.display()))?;
+    let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
+    let column = |name: &str| {
+        header.iter().position(|it| it == name).ok_or_else(|| {
+            let found: Vec<&str> = header.iter().collect();
+            usage!("{} has no column `{name}`; it has {}", path.display(), found.join(", "))
+        })
+    };
+    let (layer, unit, summary) = (column("layer")?, column("unit")?, column("summary")?);
+    let mut order = Vec::new();
+    let mut texts: BTreeMap<Unit, Vec<String>> = BTreeMap::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| usage!("{}: {error}", path.display()))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let field = |at: usize| record.get(at).unwrap_or_default().trim();
+        let channel = field(unit).parse().map_err(|_| {
+            usage!("{}:{line}: `{}` is no unit's number", path.display(), field(unit))
+        })?;
+        let unit = Unit::new(field(layer), channel);
+        if !texts.contains_key(&unit) {
+            order.push(unit.clone());
+        }
+        let said = field(summary).to_lowercase();
+        texts.entry(unit).or_default().extend((!said.is_empty()).then_some(said));
+    }
+    let mut annotated = Vec::with_capacity(order.len());
+    for unit in order {
+        let texts = texts.remove(&unit).unwrap_or_default();
+        let site = sites.iter().position(|it| it.site == unit.site);
+        let Some(site) = site.filter(|&it| unit.channel < sites[it].n_units) else {
+            return Err(usage!("{} describes {unit}, which has no exemplars", path.display()));
+        };
+        if !texts.is_empty() {
+            let key = seen_key(&sites[site], unit.channel);
+            annotated.push(Annotated { unit, site, texts, key });
+        }
+    }
+    if annotated.is_empty() {
+        return Err(usage!("{} describes no unit", path.display()));
+    }
+    Ok(annotated)
+}
+
+/// Which part of the units one belongs to, `0..n`: by its name alone, so that it stays there. The sha256 of
+/// `layer/unit` as a number, modulo `n`.
+pub fn part(unit: &Unit, n: u32) -> u32 {
+    let digest = sha256(format!("{}/{}", unit.site, unit.channel).as_bytes());
+    digest.chars().filter_map(|it| it.to_digit(16)).fold(0, |rest, digit| (16 * rest + digit) % n)
+}
+
+/// Exemplars of several layers in one file: `L.ids` and `L.activations` `(units, k)`, `L.maps`
+/// `(units, k, h, w)` in half precision, `L.thresholds` `(units,)`.
+pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| usage!("cannot read the exemplars {}: {error}", path.display()))?;
+    let read = || -> anyhow::Result<Vec<SiteExemplars>> {
+        let damaged = |error| inconclusive!("it is damaged: {error}");
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        let mut sites: Vec<String> =
+            names.iter().filter_map(|it| Some(it.strip_suffix(".maps")?.to_owned())).collect();
+        sites.sort();
+        if sites.is_empty() {
+            return Err(inconclusive!("it has no tensor `LAYER.maps`"));
+        }
+        sites
+            .into_iter()
+            .map(|site| {
+                let tensor = |leaf: &str| {
+                    let name = format!("{site}.{leaf}");
+                    file.tensor(&name).map_err(|_| inconclusive!("`{name}` is missing"))
+                };
+                let maps = tensor("maps")?;
+                let &[n_units, k, h, w] = maps.shape() else {
+                    return Err(inconclusive!("`{site}.maps` is {:?}", maps.shape()));
+                };
+                let floats = |leaf: &str, n: usize| {
+                    let view = tensor(leaf)?;
+                    let values: Vec<f32> = match view.dtype() {
+                        Dtype::F32 => words(view.data(), f32::from_le_bytes),
+                        Dtype::F16 => words(view.data(), |it| f16::from_le_bytes(it).to_f32()),
+                        other => return Err(inconclusive!("`{site}.{leaf}` is of type {other:?}")),
+                    };
+                    let right = values.len() == n;
+                    right.then_some(values).with_context(|| {
+                        inconclusive!("`{site}.{leaf}` is {:?}", view.shape())
+                    })
+                };
+                let ids = tensor("ids")?;
+                let numbers: Vec<i64> = match ids.dtype() {
+                    Dtype::I64 => words(ids.data(), i64::from_le_bytes),
+                    Dtype::I32 => words(ids.data(), |it| i32::from_le_bytes(it).into()),
+                    Dtype::U32 => words(ids.data(), |it| u32::from_le_bytes(it).into()),
+                    other => return Err(inconclusive!("`{site}.ids` is of type {other:?}")),
+                };
+                let ids: Result<Vec<usize>, _> =
+                    numbers.into_iter().map(usize::try_from).collect();
+                let ids = ids.map_err(|_| inconclusive!("`{site}.ids` holds a negative number"))?;
+                if ids.len() != n_units * k || maps.dtype() != Dtype::F16 {
+                    return Err(inconclusive!("`{site}.ids` and `{site}.maps` do not fit"));
+                }
+                Ok(SiteExemplars {
+                    n_units,
+                    k,
+                    quantile: 0.99,
+                    map: (h, w),
+                    n_pictures: 0,
+                    ids,
+                    activations: floats("activations", n_units * k)?,
+                    maps: words(maps.data(), f16::from_le_bytes),
+                    thresholds: floats("thresholds", n_units)?,
+                    dead: vec![false; n_units],
+                    site,
+                })
+            })
+            .collect()
+    };
+    read().with_context(|| format!("cannot use the exemplars {}", path.display()))
+}

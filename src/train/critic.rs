@@ -1,0 +1,109 @@
+//! Trains a critic by contrast: each unit's regions must know their own sentence among those of the batch,
+//! and the sentence its unit (InfoNCE, van den Oord et al. 2018, eq. 4, both ways).
+
+use candle_core::{D, Device, Tensor};
+use candle_nn::ops::log_softmax;
+use rand::seq::{IndexedRandom, SliceRandom, index};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::measures::specificity;
+use super::params::Params;
+use super::stage::Tensors;
+use crate::Progress;
+use crate::describe::milan::checkpoint::rounded;
+use crate::describe::milan::critic::{Critic, Sizes};
+use crate::describe::milan::noise::Noise;
+
+const EPOCHS: usize = 25;
+const BATCH: usize = 256;
+/// How much of the probability is spread over the whole batch.
+const SMOOTHING: f64 = 0.1;
+
+/// Units with what was said of them.
+pub struct Pairs {
+    /// Standardised, `(units, k, features)`.
+    pub features: Tensor,
+    /// For each unit the vectors of its sentences, `(sentences, sentence)`.
+    pub sentences: Vec<Tensor>,
+    /// The layer of each unit.
+    pub layers: Vec<usize>,
+}
+
+/// The weights that know the units of `judge` best, as they will be read from a file.
+pub fn train(
+    learn: &Pairs,
+    judge: &Pairs,
+    sizes: Sizes,
+    seed: u64,
+    progress: Progress<'_>,
+) -> anyhow::Result<Tensors> {
+    let params = Params::new(seed);
+    let critic = Critic::new(sizes, &params.builder())?;
+    let (n, k, _) = learn.features.dims3()?;
+    let mut training = params.training(7e-4, 0.1, 20, EPOCHS * n.div_ceil(BATCH))?;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut noise = Noise::seeded(seed);
+    let mut order: Vec<usize> = (0..n).collect();
+    let mut best: Option<(f64, Tensors)> = None;
+    for epoch in 0..EPOCHS {
+        progress("critic", epoch, EPOCHS)?;
+        order.shuffle(&mut rng);
+        // Half of the time within a layer, where the differences are finer.
+        if rng.random() {
+            order.sort_by_key(|&it| learn.layers[it]);
+        }
+        let mut batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+        batches.shuffle(&mut rng);
+        for batch in batches.into_iter().filter(|it| 2 <= it.len()) {
+            let n_some = rng.random_range(k.div_ceil(3)..=(k * 11).div_ceil(15));
+            let some = index::sample(&mut rng, k, n_some);
+            let some: Vec<u32> = some.into_iter().map(|it| it as u32).collect();
+            let units: Vec<u32> = batch.iter().map(|&it| it as u32).collect();
+            let features = learn
+                .features
+                .index_select(&Tensor::new(units, &Device::Cpu)?, 0)?
+                .index_select(&Tensor::new(some, &Device::Cpu)?, 1)?;
+            let sentence = |&at: &usize| {
+                let rows: Vec<usize> = (0..learn.sentences[at].dim(0)?).collect();
+                learn.sentences[at].get(rows.choose(&mut rng).copied().unwrap_or_default())
+            };
+            let sentences = batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
+            let units = critic.units(&features, &mut noise)?;
+            let texts = critic.texts(&Tensor::stack(&sentences, 0)?, &mut noise)?;
+            let scores = critic.score(&units, &texts)?;
+            let loss = (contrast(&scores)? + contrast(&scores.t()?)?)?;
+            training.step(&(loss * 0.5)?, f64::INFINITY)?;
+        }
+        if EPOCHS / 2 <= epoch {
+            let know = knows(&critic, judge)?;
+            if best.as_ref().is_none_or(|(most, _)| *most < know) {
+                best = Some((know, params.values()?));
+            }
+        }
+    }
+    progress("critic", EPOCHS, EPOCHS)?;
+    let tensors = best.map_or_else(|| params.values(), |(_, values)| Ok(values))?;
+    tensors.into_iter().map(|(name, it)| Ok((name, rounded(&it)?))).collect()
+}
+
+/// Cross entropy with each row's own column, smoothed.
+fn contrast(scores: &Tensor) -> candle_core::Result<Tensor> {
+    let n = scores.dim(0)?;
+    let log_p = log_softmax(scores, D::Minus1)?;
+    let own = Tensor::eye(n, scores.dtype(), scores.device())?;
+    let wanted = ((own * (1. - SMOOTHING))? + SMOOTHING / n as f64)?;
+    (log_p * wanted)?.sum(1)?.mean_all()?.neg()
+}
+
+/// How well units are told apart by their sentences: specificity, the mean of within layers and over all.
+fn knows(critic: &Critic, judge: &Pairs) -> anyhow::Result<f64> {
+    let units = critic.units(&judge.features, &mut Noise::none())?;
+    let texts = judge.sentences.iter().map(|it| {
+        critic.texts(it, &mut Noise::none())?.mean(0)
+    });
+    let texts = Tensor::stack(&texts.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+    let scores = critic.score(&units, &texts)?.to_vec2::<f32>()?;
+    let found = specificity(|i, j| scores[i][j], &judge.layers);
+    Ok((found.same_layer + found.all) / 2.)
+}

@@ -1,0 +1,380 @@
+//! The quality table: descriptions and the critic against what people said of units that training never saw.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use candle_core::Device;
+use rayon::prelude::*;
+use regex::Regex;
+use serde::Serialize;
+
+use super::annotations::{self, Annotated};
+use super::describer::{features, gathered};
+use super::judge::{self, People, Quality, best_texts};
+use super::measures::{Bin, auroc, bleu, calibration_error, precision_recall, reliability};
+use crate::Progress;
+use crate::describe::milan::compose::Candidates;
+use crate::describe::milan::decode::Ending;
+use crate::describe::milan::look::Seen;
+use crate::describe::milan::minilm::MiniLm;
+use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
+use crate::files::digest;
+use crate::report::{new_table, right};
+use crate::usage;
+
+/// What judging needs to know.
+pub struct Config {
+    pub annotations: PathBuf,
+    pub exemplars: PathBuf,
+    pub images: PathBuf,
+    pub sentence_encoder: PathBuf,
+    /// A describer; `None` is the built-in one.
+    pub describer: Option<PathBuf>,
+    /// Where features are kept; `None` keeps none.
+    pub work: Option<PathBuf>,
+}
+
+/// The tables.
+#[derive(Debug, Serialize)]
+pub struct Evaluation {
+    /// The default method's name.
+    pub shipped: &'static str,
+    /// Units that training never saw.
+    pub units: usize,
+    pub methods: Vec<Method>,
+    /// The critic itself, a unit against people's words.
+    pub critic: judge::Pair,
+    pub concepts: Vec<Concept>,
+    pub calibration: Calibration,
+    /// Corpus BLEU-4 of the default method against everybody.
+    pub bleu: f64,
+    pub overlap: Vec<Overlap>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Method {
+    pub name: &'static str,
+    #[serde(flatten)]
+    pub quality: Quality,
+}
+
+/// Something that people name: does the critic find its units, do the sentences name it?
+#[derive(Debug, Serialize)]
+pub struct Concept {
+    pub name: &'static str,
+    /// Units of which at least one person, at least two people, named it.
+    pub units_any: usize,
+    pub units_majority: usize,
+    /// Of the critic's evidence.
+    pub auroc_any: Option<f64>,
+    pub auroc_majority: Option<f64>,
+    /// Of the sentences, against at least one person, and two.
+    pub precision_any: Option<f64>,
+    pub recall_any: Option<f64>,
+    pub precision_majority: Option<f64>,
+    pub recall_majority: Option<f64>,
+}
+
+/// How far stated confidence is from how often people agree: as much as they do with each other.
+#[derive(Debug, Serialize)]
+pub struct Calibration {
+    pub ece: f64,
+    pub auroc: Option<f64>,
+    /// The cosine from which a sentence counts as agreed with.
+    pub agreement: f32,
+    pub bins: Vec<Confidence>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Confidence {
+    pub n: usize,
+    pub confidence: f64,
+    pub agreed: f64,
+}
+
+/// The critic's evidence against where units fire.
+#[derive(Debug, Serialize)]
+pub struct Overlap {
+    pub network: String,
+    pub phrase: String,
+    pub units_true: usize,
+    pub auroc: Option<f64>,
+    pub average_precision: Option<f64>,
+}
+
+/// A name, the phrases whose evidence is asked for, and what people write.
+const CONCEPTS: [(&str, &[&str], &str); 11] = [
+    ("text", &["written text", "letters", "words"], r"\b(text|letters?|lettering|words?|writing|numbers?)\b"),
+    ("people", &["people", "a person"], r"\b(people|person|humans?|m[ae]n|wom[ae]n|child(ren)?|kids?)\b"),
+    ("faces", &["human faces", "faces of people"], r"\bfaces?\b"),
+    ("dogs", &["dogs", "a dog"], r"\bdogs?\b"),
+    ("birds", &["birds"], r"\bbirds?\b"),
+    ("water", &["water"], r"\b(water|ocean|sea)\b"),
+    ("vehicles", &["vehicles", "cars"], r"\b(vehicles?|cars?|trucks?|bus(es)?|trains?)\b"),
+    ("food", &["food"], r"\b(foods?|fruits?|vegetables?)\b"),
+    ("plants", &["plants", "leaves"], r"\b(plants?|leaf|leaves|trees?|flowers?|grass)\b"),
+    ("red", &["red objects"], r"\bred\b"),
+    ("lines", &["lines", "stripes"], r"\b(lines?|stripes?|striped)\b"),
+];
+
+/// Of the tables, in columns of text.
+const WIDTH: usize = 100;
+
+const SHIPPED: &str = "composed, critic";
+
+/// Judges a describer on the units of the annotations that it was not trained on.
+pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evaluation> {
+    let (milan, describer) = match &config.describer {
+        Some(file) => (Milan::new(checkpoint::open(file)?)?, digest(file)?.1),
+        None => (Milan::built_in()?, "built-in".to_owned()),
+    };
+    let teacher = MiniLm::open(&config.sentence_encoder)?;
+    let sites = annotations::exemplars(&config.exemplars)?;
+    let mut units = annotations::read(&config.annotations, &sites)?;
+    units.retain(|it| !milan.seen.contains(&it.key));
+    if units.len() < 2 {
+        return Err(usage!(
+            "{}: the describer was trained on all units but {}, so nothing can be judged",
+            config.annotations.display(),
+            units.len()
+        ));
+    }
+    let scratch = tempfile::tempdir()?;
+    let work = config.work.as_deref().unwrap_or(scratch.path());
+    let inputs = format!(
+        "{describer} {} {:?} {:?}",
+        digest(&config.exemplars)?.1,
+        config.images,
+        milan.settings.encoder
+    );
+    let input = milan.input();
+    let seen = features(work, &inputs, &milan.encoder, &input, &sites, &config.images, progress)?;
+
+    let people = People::new(&units, &teacher)?;
+    let candidates = judge::candidates(&milan, &seen, &units, progress)?;
+    let composed = best_texts(&candidates, &milan.settings.terms);
+    let [likely, paper, reranked] = beamed(&milan, &seen, &units, progress)?;
+    let objects = vec!["objects".to_owned(); units.len()];
+    let mut methods = vec![];
+    let lists = [
+        ("constant \"objects\"", &objects),
+        ("captioner, likelihood", &likely),
+        ("captioner, λ .2 (the paper)", &paper),
+        ("captioner, critic", &reranked),
+        (SHIPPED, &composed),
+    ];
+    for (name, texts) in lists {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        methods.push(Method { name, quality: people.quality(&texts, &teacher)? });
+    }
+    if let Some(quality) = one_person(&units, &teacher)? {
+        methods.insert(0, Method { name: "one person against the others", quality });
+    }
+
+    let hypotheses: Vec<Vec<String>> =
+        composed.iter().map(|it| milan::phrases::words(it)).collect();
+    let references: Vec<Vec<Vec<String>>> = units
+        .iter()
+        .map(|it| it.texts.iter().map(|text| milan::phrases::words(text)).collect())
+        .collect();
+    Ok(Evaluation {
+        shipped: SHIPPED,
+        units: units.len(),
+        methods,
+        critic: critic(&milan, &seen, &units)?,
+        concepts: concepts(&milan, &seen, &units, &composed)?,
+        calibration: calibration(&milan, &seen, &units, &candidates, &people, &teacher)?,
+        bleu: bleu(&hypotheses, &references),
+        overlap: vec![],
+    })
+}
+
+/// The paper's way: the likeliest of a beam, the one with the highest mutual information by the language
+/// model, and the one with the highest by the critic.
+fn beamed(
+    milan: &Milan,
+    seen: &[Seen],
+    units: &[Annotated],
+    progress: Progress<'_>,
+) -> anyhow::Result<[Vec<String>; 3]> {
+    let settings = &milan.settings;
+    let speaker = milan.speech.speaker(settings.length);
+    let mut found: [Vec<String>; 3] = Default::default();
+    for (at, some) in units.chunks(16).enumerate() {
+        progress("beam", at * 16, units.len())?;
+        let perceived = milan.perceive(&gathered(seen, some)?)?;
+        let beams = speaker.beam(&perceived.regions, settings.beam_size, None)?;
+        for (unit, beam) in beams.iter().enumerate() {
+            let texts: Vec<String> =
+                beam.iter().map(|it| milan.speech.vocabulary.reconstruct(&it.tokens)).collect();
+            let (best, _, _) = speaker.rerank(beam, settings.lambda, Ending::AtStop)?;
+            let vectors =
+                milan.sentences.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let mut sums = vec![0f32; texts.len()];
+            for (critic, units) in milan.critics.iter().zip(&perceived.units) {
+                let texts = critic.texts(&vectors, &mut milan::noise::Noise::none())?;
+                let unit = units.narrow(0, unit, 1)?;
+                let scores = critic.score(&unit, &texts)?.squeeze(0)?.to_vec1::<f32>()?;
+                sums.iter_mut().zip(scores).for_each(|(sum, it)| *sum += it);
+            }
+            let critical = (0..sums.len()).max_by(|&a, &b| sums[a].total_cmp(&sums[b]));
+            found[0].push(texts[0].clone());
+            found[1].push(texts[best].clone());
+            found[2].push(texts[critical.unwrap_or_default()].clone());
+        }
+    }
+    progress("beam", units.len(), units.len())?;
+    Ok(found)
+}
+
+/// The first person's words against those of the others, where there are others.
+fn one_person(units: &[Annotated], teacher: &MiniLm) -> anyhow::Result<Option<Quality>> {
+    let several: Vec<&Annotated> = units.iter().filter(|it| 1 < it.texts.len()).collect();
+    if several.len() < 2 {
+        return Ok(None);
+    }
+    let others: Vec<Vec<String>> = several.iter().map(|it| it.texts[1..].to_vec()).collect();
+    let people = People::of(&others, several.iter().map(|it| it.site).collect(), teacher)?;
+    let first: Vec<&str> = several.iter().map(|it| it.texts[0].as_str()).collect();
+    Ok(Some(people.quality(&first, teacher)?))
+}
+
+fn critic(milan: &Milan, seen: &[Seen], units: &[Annotated]) -> anyhow::Result<judge::Pair> {
+    let perceived = milan.perceive(&gathered(seen, units)?)?;
+    let mut scores = vec![vec![0f32; units.len()]; units.len()];
+    for (critic, vectors) in milan.critics.iter().zip(&perceived.units) {
+        let mut people = Vec::with_capacity(units.len());
+        for unit in units {
+            let texts: Vec<&str> = unit.texts.iter().map(String::as_str).collect();
+            let texts = milan.sentences.encode(&texts)?;
+            people.push(critic.texts(&texts, &mut milan::noise::Noise::none())?.mean(0)?);
+        }
+        let people = candle_core::Tensor::stack(&people, 0)?.to_device(&Device::Cpu)?;
+        let found = critic.score(vectors, &people)?.to_vec2::<f32>()?;
+        for (sum, row) in scores.iter_mut().flatten().zip(found.iter().flatten()) {
+            *sum += row;
+        }
+    }
+    let layers: Vec<usize> = units.iter().map(|it| it.site).collect();
+    Ok(super::measures::specificity(|i, j| scores[i][j], &layers).into())
+}
+
+fn concepts(
+    milan: &Milan,
+    seen: &[Seen],
+    units: &[Annotated],
+    said: &[String],
+) -> anyhow::Result<Vec<Concept>> {
+    let starts: Vec<usize> = (0..seen.len())
+        .map(|site| seen[..site].iter().map(|it| it.n_units).sum())
+        .collect();
+    let mut found = Vec::new();
+    for (name, phrases, pattern) in CONCEPTS {
+        let pattern = Regex::new(pattern)?;
+        let all = milan.scores(seen, phrases)?;
+        let score = |it: &Annotated| all[starts[it.site] + it.unit.channel].iter().sum::<f32>();
+        let scores: Vec<f32> = units.iter().map(score).collect();
+        let named = |it: &Annotated| it.texts.iter().filter(|text| pattern.is_match(text)).count();
+        let named: Vec<usize> = units.iter().map(named).collect();
+        let at_least = |n: usize| -> Vec<bool> { named.iter().map(|it| n <= *it).collect() };
+        let (any, majority) = (at_least(1), at_least(2));
+        let says: Vec<bool> = said.iter().map(|it| pattern.is_match(&it.to_lowercase())).collect();
+        let (precision_any, recall_any) = precision_recall(&says, &any);
+        let (precision_majority, recall_majority) = precision_recall(&says, &majority);
+        let count = |truth: &[bool]| truth.iter().filter(|it| **it).count();
+        found.push(Concept {
+            name,
+            units_any: count(&any),
+            units_majority: count(&majority),
+            auroc_any: auroc(&scores, &any),
+            auroc_majority: auroc(&scores, &majority),
+            precision_any,
+            recall_any,
+            precision_majority,
+            recall_majority,
+        });
+    }
+    Ok(found)
+}
+
+fn calibration(
+    milan: &Milan,
+    seen: &[Seen],
+    units: &[Annotated],
+    candidates: &[Candidates],
+    people: &People,
+    teacher: &MiniLm,
+) -> anyhow::Result<Calibration> {
+    let agreement = people.agreement_among_people();
+    let terms = &milan.settings.terms;
+    let judged = candidates.par_iter().zip(units).enumerate().map(|(at, (it, unit))| {
+        let area = seen[unit.site].area(unit.unit.channel);
+        let chosen = milan::choose(it, terms, 3);
+        let x = confidence_terms(&chosen, 0, it.entropy, area, terms);
+        let alike = people.similarity(at, &chosen[0].text, teacher)?;
+        Ok((milan.settings.confidence.probability(&x), agreement <= alike))
+    });
+    let judged = judged.collect::<anyhow::Result<Vec<(f32, bool)>>>()?;
+    let (confidences, truth): (Vec<f32>, Vec<bool>) = judged.into_iter().unzip();
+    let bins = reliability(&confidences, &truth, 10);
+    let plain = |it: Bin| Confidence { n: it.n, confidence: it.confidence, agreed: it.agreed };
+    Ok(Calibration {
+        ece: calibration_error(&confidences, &truth, 10),
+        auroc: auroc(&confidences, &truth),
+        agreement,
+        bins: bins.into_iter().map(plain).collect(),
+    })
+}
+
+/// The tables for people.
+pub fn table(found: &Evaluation) -> String {
+    let mut text = format!("{} units that training never saw\n\n", found.units);
+    let number = |it: f64| if it.is_nan() { "-".to_owned() } else { format!("{it:.3}") };
+    let maybe = |it: Option<f64>| it.map_or("-".to_owned(), number);
+
+    let mut methods = new_table(WIDTH, &["method", "same layer", "all", "words: same", "all", "similarity"]);
+    for Method { name, quality: it } in &found.methods {
+        let (a, b) = (it.specificity, it.word_specificity);
+        let numbers = [a.same_layer, a.all, b.same_layer, b.all, it.similarity].map(number);
+        methods.add_row([vec![(*name).to_owned()], numbers.to_vec()].concat());
+    }
+    right(&mut methods, 1..6);
+    let critic = found.critic;
+    methods.add_row(vec!["the critic itself".into(), number(critic.same_layer), number(critic.all)]);
+    let _ = writeln!(text, "Specificity: how often a description is closer to its own unit's people\n{methods}\n");
+
+    let mut concepts = new_table(WIDTH, &[
+        "concept", "units ≥1", "AUROC", "precision", "recall", "units ≥2", "AUROC", "precision",
+        "recall",
+    ]);
+    for it in &found.concepts {
+        concepts.add_row(vec![
+            it.name.to_owned(),
+            it.units_any.to_string(),
+            maybe(it.auroc_any),
+            maybe(it.precision_any),
+            maybe(it.recall_any),
+            it.units_majority.to_string(),
+            maybe(it.auroc_majority),
+            maybe(it.precision_majority),
+            maybe(it.recall_majority),
+        ]);
+    }
+    right(&mut concepts, 1..9);
+    let _ = writeln!(text, "AUROC of the critic; precision and recall of the sentences\n{concepts}\n");
+
+    let calibration = &found.calibration;
+    let mut bins = new_table(WIDTH, &["units", "confidence", "agreed"]);
+    for it in &calibration.bins {
+        bins.add_row(vec![it.n.to_string(), number(it.confidence), number(it.agreed)]);
+    }
+    right(&mut bins, 0..3);
+    let _ = writeln!(
+        text,
+        "Confidence: expected calibration error {}, AUROC {}\n{bins}\n\nBLEU-4 {}",
+        number(calibration.ece),
+        maybe(calibration.auroc),
+        number(found.bleu)
+    );
+    text
+}

@@ -1,0 +1,95 @@
+//! Teaches the sentence tower what a sentence encoder gives, by distillation (Hinton et al. 2015): one less
+//! the cosine, and a tenth of the contrastive loss over the batch.
+
+use candle_core::{Device, Tensor};
+use candle_nn::loss::cross_entropy;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::params::Params;
+use super::stage::Tensors;
+use crate::Progress;
+use crate::describe::milan::checkpoint::rounded;
+use crate::describe::milan::noise::Noise;
+use crate::describe::milan::pieces::Pieces;
+use crate::describe::milan::sentence::{Head, Sizes};
+
+const EPOCHS: usize = 14;
+const BATCH: usize = 256;
+
+/// Trains on `texts` with the teacher's vectors `(texts, sentence)`; `singles` `(pieces, teacher)` are the
+/// teacher's vectors of single pieces. Gives the tensors of
+/// [`Sentences`](crate::describe::milan::sentence::Sentences) as they will be read from a file.
+pub fn train(
+    pieces: &Pieces,
+    singles: &Tensor,
+    texts: &[String],
+    teacher: &Tensor,
+    sizes: Sizes,
+    seed: u64,
+    progress: Progress<'_>,
+) -> anyhow::Result<Tensors> {
+    let tokens = texts.iter().map(|it| pieces.of(it)).collect::<anyhow::Result<Vec<_>>>()?;
+    let n_pieces = pieces.list().len();
+    let mut counts = vec![0f32; n_pieces];
+    tokens.iter().flatten().for_each(|&piece| counts[piece as usize] += 1.);
+    let n_seen: f32 = counts.iter().sum();
+    // Arora et al. 2017: a / (a + p), with a floor.
+    let start = counts.iter().map(|it| (1e-3 / (1e-3 + it / n_seen) + 1e-2f32).ln()).collect::<Vec<_>>();
+
+    let params = Params::new(seed);
+    let vb = params.builder();
+    let head = Head::new(sizes, &vb)?;
+    let project = candle_nn::linear_no_bias(singles.dim(1)?, sizes.piece, vb.pp("project"))?;
+    let log_weights = vb.get(n_pieces, "weight")?;
+    let mut values = params.values()?;
+    values.insert("weight".into(), Tensor::from_vec(start, n_pieces, &Device::Cpu)?);
+    params.set(&values)?;
+    // Pieces that never occur would only be in the way.
+    let singles = singles.broadcast_sub(&singles.mean_keepdim(0)?)?;
+    let singles = (singles.broadcast_div(&singles.sqr()?.mean_all()?.sqrt()?))?;
+
+    let steps = EPOCHS * (texts.len() / BATCH).max(1);
+    let mut training = params.training(2e-3, 0.01, 1, steps)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut noise = Noise::seeded(seed);
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    for epoch in 0..EPOCHS {
+        progress("sentence tower", epoch, EPOCHS)?;
+        order.shuffle(&mut rng);
+        for batch in order.chunks(BATCH).filter(|it| it.len() == BATCH || texts.len() < BATCH) {
+            let n = batch.len();
+            let longest = batch.iter().map(|&it| tokens[it].len()).max().unwrap_or(1);
+            let (mut ids, mut there) = (vec![0u32; n * longest], vec![0f32; n * longest]);
+            for (row, &at) in batch.iter().enumerate() {
+                for (place, &piece) in tokens[at].iter().enumerate() {
+                    ids[row * longest + place] = piece;
+                    there[row * longest + place] = 1.;
+                }
+            }
+            let ids = Tensor::from_vec(ids, n * longest, &Device::Cpu)?;
+            let there = Tensor::from_vec(there, (n, longest, 1), &Device::Cpu)?;
+            let weights = log_weights.index_select(&ids, 0)?.exp()?.reshape((n, longest, 1))?;
+            let weights = (weights * there)?;
+            let vectors = singles.index_select(&ids, 0)?;
+            let vectors = candle_nn::Module::forward(&project, &vectors)?;
+            let vectors = vectors.reshape((n, longest, sizes.piece))?.broadcast_mul(&weights)?;
+            let means = vectors.sum(1)?.broadcast_div(&weights.sum(1)?)?;
+            let found = head.forward(&means, &mut noise)?;
+            let wanted: Vec<u32> = batch.iter().map(|&it| it as u32).collect();
+            let wanted = teacher.index_select(&Tensor::new(wanted, &Device::Cpu)?, 0)?;
+            let cosine = (&found * &wanted)?.sum(1)?.mean_all()?;
+            let contrast = (found.matmul(&wanted.t()?)? * 20.)?;
+            let own = Tensor::arange(0, n as u32, &Device::Cpu)?;
+            let loss = ((1. - cosine)? + (cross_entropy(&contrast, &own)? * 0.1)?)?;
+            training.step(&loss, 5.)?;
+        }
+    }
+    progress("sentence tower", EPOCHS, EPOCHS)?;
+    let mut tensors = params.values()?;
+    let table = singles.matmul(&tensors["project.weight"].t()?)?;
+    tensors.remove("project.weight");
+    tensors.insert("table".into(), table);
+    tensors.into_iter().map(|(name, it)| Ok((name, rounded(&it)?))).collect()
+}
