@@ -25,6 +25,7 @@ fn main() -> anyhow::Result<()> {
         },
         layers: vec![],
         describer: Describer::Labels,
+        compat: false,
         policy: Some("text".into()),
         settings: Settings {
             batch_size: 16,

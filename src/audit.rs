@@ -5,15 +5,16 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 
+use crate::describe::milan::look::Pictures;
 use crate::describe::{self, Describer, table};
 use crate::exemplars::{Exemplars, export, store};
-use crate::files::{digest, write_whole};
+use crate::files::{digest, sha256, write_whole};
 use crate::model::run::Ablate;
 use crate::pass::{self, Pass, Progress, Settings};
 use crate::policy::{self, Level, Outcome, Policy, RuleStatus};
 use crate::report::{
     AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, PolicyReport,
-    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json,
+    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json, scores_csv,
 };
 use crate::subject::{self, Source, Subject};
 use crate::unit::{Description, Status, Unit};
@@ -25,6 +26,8 @@ pub struct Config {
     /// Layer patterns; none means the describer's or the architecture's own choice.
     pub layers: Vec<String>,
     pub describer: Describer,
+    /// The authors' describer makes the mistakes of the reference.
+    pub compat: bool,
     /// A name or path.
     pub policy: Option<String>,
     pub settings: Settings,
@@ -52,10 +55,9 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         "pictures",
         progress,
     )?;
-    let min_confidence =
-        policy.as_ref().map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
-    let descriptions =
-        describe(&subject, &found.exemplars, &config.describer, min_confidence, config.seed)?;
+    let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
+    let asked = Asked::of(policy.as_ref(), &phrases, &config.describer, config.compat, config.seed);
+    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
     let outcomes =
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
@@ -71,6 +73,34 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
     Ok(report)
+}
+
+/// How strongly each unit speaks for some phrases, with its description; writes `scores.csv`. The policy is
+/// not looked at.
+pub fn score(
+    config: &Config,
+    phrases: &[String],
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Description>> {
+    config.settings.exemplars.check()?;
+    let subject = subject::open(&config.source)?;
+    let sites = sites(&subject, &config.describer, &config.layers)?;
+    let found = pass::pass(
+        &subject.model.network,
+        &subject.probe,
+        &sites,
+        &Ablate::default(),
+        &config.settings,
+        "pictures",
+        progress,
+    )?;
+    let asked = Asked::of(None, phrases, &config.describer, config.compat, config.seed);
+    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
+    if let Some(out) = &config.out {
+        let text = scores_csv(&descriptions, phrases)?;
+        write_whole(&out.join("scores.csv"), text.as_bytes())?;
+    }
+    Ok(descriptions)
 }
 
 /// Where to look: what the user says, else what the table of descriptions speaks of, else the
@@ -101,22 +131,42 @@ pub(crate) fn sites(
     }
 }
 
+/// How the units are to be described.
+pub(crate) struct Asked<'a> {
+    pub(crate) describer: &'a Describer,
+    pub(crate) compat: bool,
+    pub(crate) min_confidence: f32,
+    /// Phrases whose evidence is wanted.
+    pub(crate) phrases: &'a [String],
+    pub(crate) seed: u64,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(
+        policy: Option<&Policy>,
+        phrases: &'a [String],
+        describer: &'a Describer,
+        compat: bool,
+        seed: u64,
+    ) -> Asked<'a> {
+        let min_confidence = policy.map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
+        Asked { describer, compat, min_confidence, phrases, seed }
+    }
+}
+
 pub(crate) fn describe(
     subject: &Subject,
     exemplars: &Exemplars,
-    describer: &Describer,
-    min_confidence: f32,
-    seed: u64,
+    asked: &Asked<'_>,
+    progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
-    let labels: Vec<Option<usize>> =
-        subject.probe.dataset.pictures.iter().map(|it| it.label).collect();
+    let probe = &subject.probe;
     let classes =
-        if subject.classes.is_empty() { &subject.probe.dataset.classes } else { &subject.classes };
-    describe::describe(
-        describer,
-        exemplars,
-        &describe::Config { labels: &labels, classes, min_confidence, seed },
-    )
+        if subject.classes.is_empty() { &probe.dataset.classes } else { &subject.classes };
+    let &Asked { describer, compat, min_confidence, phrases, seed } = asked;
+    let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
+    let config = describe::Config { pictures, classes, min_confidence, phrases, compat, seed };
+    describe::describe(describer, exemplars, &config, progress)
 }
 
 /// A report of everything but the policy, the edit and the run itself.
@@ -141,7 +191,8 @@ pub(crate) fn report(
     });
     let weights_sha256 = match describer {
         Describer::Labels => None,
-        Describer::Csv(file) => Some(digest(file)?.1),
+        Describer::Csv(file) | Describer::Milan(Some(file)) => Some(digest(file)?.1),
+        Describer::Milan(None) => Some(sha256(describe::milan::BUILT_IN)),
     };
     Ok(Report {
         schema: SCHEMA,

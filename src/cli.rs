@@ -38,9 +38,13 @@ pub struct Shared {
     /// The layers whose units are described; `*` stands for a part of a name, `**` for several
     #[arg(long, value_name = "GLOB,…", env = "MILAN_LAYERS", value_delimiter = ',')]
     pub layers: Vec<String>,
-    /// How units are described: `labels` or csv:FILE
-    #[arg(long, value_name = "D", env = "MILAN_DESCRIBER", default_value = "labels")]
-    pub describer: Describer,
+    /// How units are described: `milan`, milan:FILE, `labels` or csv:FILE [default: `milan`; for the
+    /// drawings of the demo `labels`]
+    #[arg(long, value_name = "D", env = "MILAN_DESCRIBER")]
+    pub describer: Option<Describer>,
+    /// Describe as the reference does, mistakes included; for files of the authors
+    #[arg(long, env = "MILAN_COMPAT")]
+    pub compat: bool,
     /// Pictures kept for each unit
     #[arg(long, value_name = "K", env = "MILAN_TOP_K", default_value_t = 15)]
     pub top_k: usize,
@@ -158,6 +162,12 @@ impl Shared {
         })
     }
 
+    /// As asked, else the built-in describer of photographs; the demo shows drawings, which have labels.
+    pub fn describer(&self) -> Describer {
+        let own = if self.model == "demo" { Describer::Labels } else { Describer::Milan(None) };
+        self.describer.clone().unwrap_or(own)
+    }
+
     /// The run's folder: as asked, else named after the model.
     pub fn out(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| PathBuf::from("reports").join(model_name(&self.model)))
@@ -179,8 +189,8 @@ impl Shared {
 
 /// Sets the number of threads for the whole process; all cores when none is said.
 pub fn start_threads(threads: Option<usize>) -> anyhow::Result<usize> {
-    let threads = threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

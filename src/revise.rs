@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use candle_core::Tensor;
 
-use crate::audit::{self, Started};
+use crate::audit::{self, Asked, Started};
 use crate::data;
 use crate::describe::Describer;
 use crate::edit::choose::{Candidate, Order, choose};
@@ -43,6 +43,8 @@ pub struct Config {
     pub source: Source,
     pub layers: Vec<String>,
     pub describer: Describer,
+    /// The authors' describer makes the mistakes of the reference.
+    pub compat: bool,
     pub selection: Selection,
     /// Named picture folders that are only measured; none means the probing pictures themselves.
     pub tests: Vec<(String, PathBuf)>,
@@ -92,17 +94,11 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         "pictures",
         progress,
     )?;
-    let min_confidence =
-        policy.as_ref().map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
+    let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
+    let asked = Asked::of(policy.as_ref(), &phrases, &config.describer, config.compat, config.seed);
     let descriptions = match &config.selection {
         Selection::Units(_) => vec![],
-        _ => audit::describe(
-            &subject,
-            &found.exemplars,
-            &config.describer,
-            min_confidence,
-            config.seed,
-        )?,
+        _ => audit::describe(&subject, &found.exemplars, &asked, progress)?,
     };
     let outcomes =
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The words every stage shares: a unit, and what is said of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -79,6 +80,9 @@ pub struct Description {
     pub unit: Unit,
     pub status: Status,
     pub readings: Vec<Reading>,
+    /// How probable it is, 0..=1, that a person names a phrase of the unit, for each phrase asked about.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub evidence: BTreeMap<String, f32>,
 }
 
 impl Description {

@@ -15,13 +15,22 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Config, Readings};
+use super::Readings;
 use crate::exemplars::{Exemplars, SiteExemplars};
 use crate::inconclusive;
 use crate::unit::{Reading, Unit};
 
 const SHUFFLES: usize = 200;
 const MAX_READINGS: usize = 3;
+
+/// What is known of the pictures.
+pub(super) struct Known<'a> {
+    /// The class of each picture, by id.
+    pub(super) labels: &'a [Option<usize>],
+    /// Names by class index.
+    pub(super) classes: &'a [String],
+    pub(super) seed: u64,
+}
 
 /// Names, and which classes bear them.
 struct Names {
@@ -34,13 +43,13 @@ struct Names {
     n_labelled: f64,
 }
 
-pub(super) fn read(exemplars: &Exemplars, config: &Config<'_>) -> anyhow::Result<Readings> {
-    if config.labels.iter().all(Option::is_none) {
+pub(super) fn read(exemplars: &Exemplars, known: &Known<'_>) -> anyhow::Result<Readings> {
+    if known.labels.iter().all(Option::is_none) {
         return Err(inconclusive!(
             "the pictures have no labels, so `labels` cannot describe; use class folders, a metadata.csv with labels, or --describer csv:FILE"
         ));
     }
-    let names = Names::new(config);
+    let names = Names::new(known);
     let units: Vec<(Unit, Vec<(usize, f64)>)> = exemplars
         .sites
         .iter()
@@ -50,11 +59,11 @@ pub(super) fn read(exemplars: &Exemplars, config: &Config<'_>) -> anyhow::Result
         .collect();
 
     let scores: Vec<Vec<(usize, f64)>> =
-        units.iter().map(|(_, pictures)| names.scores(pictures, config.labels)).collect();
+        units.iter().map(|(_, pictures)| names.scores(pictures, known.labels)).collect();
     // Under each shuffled labelling the best score that the same exemplars reach.
     let mut by_chance: Vec<Vec<f64>> = vec![Vec::with_capacity(SHUFFLES); units.len()];
-    let mut shuffled = config.labels.to_vec();
-    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    let mut shuffled = known.labels.to_vec();
+    let mut rng = ChaCha8Rng::seed_from_u64(known.seed);
     for _ in 0..SHUFFLES {
         shuffled.shuffle(&mut rng);
         for ((_, pictures), by_chance) in units.iter().zip(&mut by_chance) {
@@ -77,11 +86,11 @@ fn weighted(site: &SiteExemplars, unit: usize) -> Vec<(usize, f64)> {
 }
 
 impl Names {
-    fn new(config: &Config<'_>) -> Names {
-        let n_classes = config.labels.iter().flatten().max().map_or(0, |most| most + 1);
+    fn new(known: &Known<'_>) -> Names {
+        let n_classes = known.labels.iter().flatten().max().map_or(0, |most| most + 1);
         let mut classes_of: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
         for class in 0..n_classes {
-            let name = config
+            let name = known
                 .classes
                 .get(class)
                 .map_or_else(|| format!("class {class}"), |name| first_synonym(name));
@@ -93,7 +102,7 @@ impl Names {
         }
         // A part of one class's name alone says less than the whole.
         let whole: BTreeSet<String> =
-            config.classes.iter().map(|name| first_synonym(name)).collect();
+            known.classes.iter().map(|name| first_synonym(name)).collect();
         classes_of.retain(|text, classes| {
             1 < classes.len() || whole.contains(text) || text.starts_with("class ")
         });
@@ -109,7 +118,7 @@ impl Names {
             names.n_pictures.push(0.);
             classes.into_iter().for_each(|class| names.of_class[class].push(place));
         }
-        for &label in config.labels.iter().flatten() {
+        for &label in known.labels.iter().flatten() {
             names.n_labelled += 1.;
             names.of_class[label].iter().for_each(|&name| names.n_pictures[name] += 1.);
         }
@@ -189,7 +198,7 @@ mod tests {
 
     fn describe(labels: Vec<Option<usize>>, classes: &[&str]) -> Vec<Reading> {
         let classes: Vec<String> = classes.iter().map(|it| (*it).to_owned()).collect();
-        let config = Config { labels: &labels, classes: &classes, min_confidence: 0.3, seed: 0 };
+        let config = Known { labels: &labels, classes: &classes, seed: 0 };
         read(&exemplars(10), &config).unwrap().remove(&Unit::new("a", 0)).unwrap()
     }
 
@@ -227,7 +236,7 @@ mod tests {
             .collect();
         let readings = describe(labels, &["cat", "dog", "frog", "cow", "hen"]);
         assert_eq!(readings[0].text, "cat");
-        let config = Config { labels: &[None, None], classes: &[], min_confidence: 0.3, seed: 0 };
+        let config = Known { labels: &[None, None], classes: &[], seed: 0 };
         assert!(
             read(&exemplars(1), &config)
                 .unwrap_err()

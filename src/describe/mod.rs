@@ -7,9 +7,11 @@ pub mod table;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::Progress;
 use crate::exemplars::Exemplars;
 use crate::unit::{Description, Reading, Status, Unit};
 use crate::usage;
+use milan::look::Pictures;
 
 /// Who describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Describer {
     Labels,
     /// Descriptions made elsewhere: [`table`].
     Csv(PathBuf),
+    /// [`milan`]: the built-in weights, a file of ours, or one of the authors' (`.pth`).
+    Milan(Option<PathBuf>),
 }
 
 impl FromStr for Describer {
@@ -26,8 +30,14 @@ impl FromStr for Describer {
     fn from_str(text: &str) -> anyhow::Result<Describer> {
         match text.split_once(':') {
             None if text == "labels" => Ok(Describer::Labels),
+            None if text == "milan" => Ok(Describer::Milan(None)),
             Some(("csv", file)) if !file.is_empty() => Ok(Describer::Csv(PathBuf::from(file))),
-            _ => Err(usage!("`{text}` is no describer; there are labels and csv:FILE")),
+            Some(("milan", file)) if !file.is_empty() => {
+                Ok(Describer::Milan(Some(PathBuf::from(file))))
+            }
+            _ => Err(usage!(
+                "`{text}` is no describer; there are milan, milan:FILE, labels and csv:FILE"
+            )),
         }
     }
 }
@@ -37,39 +47,66 @@ impl std::fmt::Display for Describer {
         match self {
             Describer::Labels => f.write_str("labels"),
             Describer::Csv(file) => write!(f, "csv:{}", file.display()),
+            Describer::Milan(None) => f.write_str("milan"),
+            Describer::Milan(Some(file)) => write!(f, "milan:{}", file.display()),
         }
     }
 }
 
 /// What describing needs besides the exemplars.
-#[derive(Debug, Clone)]
+#[derive(Clone, Copy)]
 pub struct Config<'a> {
-    /// The class of each picture, by id.
-    pub labels: &'a [Option<usize>],
+    /// The audited pictures and how the network saw them.
+    pub pictures: Pictures<'a>,
     /// Names by class index.
     pub classes: &'a [String],
     /// Below it a unit is `unknown`.
     pub min_confidence: f32,
+    /// Phrases whose evidence is asked for.
+    pub phrases: &'a [String],
+    /// The authors' describer makes the mistakes of the reference.
+    pub compat: bool,
     pub seed: u64,
 }
 
 /// A description of every unit, site by site. Units that never change are dead and get no words.
+///
+/// Errs when phrases are asked for and the describer has no critic.
 pub fn describe(
     describer: &Describer,
     exemplars: &Exemplars,
     config: &Config<'_>,
+    progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
-    let mut readings = match describer {
-        Describer::Labels => labels::read(exemplars, config)?,
-        Describer::Csv(file) => table::read(file, exemplars)?,
+    let (mut readings, evidence) = match describer {
+        Describer::Milan(file) => milan::read::read(file.as_deref(), exemplars, config, progress)?,
+        _ if !config.phrases.is_empty() => {
+            return Err(usage!(
+                "evidence of \"{}\" is asked for, and `{describer}` has no critic to give it; use --describer milan",
+                config.phrases[0]
+            ));
+        }
+        Describer::Labels => {
+            let pictures = &config.pictures.dataset.pictures;
+            let labels: Vec<Option<usize>> = pictures.iter().map(|it| it.label).collect();
+            let Config { classes, seed, .. } = *config;
+            (labels::read(exemplars, &labels::Known { labels: &labels, classes, seed })?, vec![])
+        }
+        Describer::Csv(file) => (table::read(file, exemplars)?, vec![]),
     };
     let dead = exemplars.sites.iter().flat_map(|site| &site.dead);
-    let units = exemplars.units().zip(dead);
+    let units = exemplars.units().zip(dead).enumerate();
     Ok(units
-        .map(|(unit, &dead)| {
+        .map(|(at, (unit, &dead))| {
             let readings = if dead { vec![] } else { readings.remove(&unit).unwrap_or_default() };
             let status = status(dead, &readings, config.min_confidence);
-            Description { unit, status, readings }
+            let evidence = match evidence.get(at) {
+                Some(scores) if !dead => {
+                    config.phrases.iter().cloned().zip(scores.iter().copied()).collect()
+                }
+                _ => Default::default(),
+            };
+            Description { unit, status, readings, evidence }
         })
         .collect())
 }

@@ -103,7 +103,6 @@ fn number<T: std::str::FromStr>(header: &Metadata, key: &str) -> anyhow::Result<
         .ok_or_else(|| inconclusive!("its metadata has no number `{key}`"))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use regex::RegexBuilder;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::matcher::{Matcher, Pattern};
+use super::matcher::{Evidence, Matcher, Pattern};
 use super::{Action, Edit, Level, Limit, Policy, PolicyFile, Rule, Scope};
 use crate::files::sha256;
 use crate::unit::Globs;
@@ -321,12 +321,24 @@ impl Reader {
 
     fn matcher(&mut self, table: &DeTable<'_>, at: Range<usize>) -> Matcher {
         self.keys(table, &["any", "all", "none"], "[rule.match]");
-        let mut patterns = |key| {
-            let values = self.array(table, key);
-            values.iter().filter_map(|value| self.pattern(value)).collect::<Vec<_>>()
+        let mut evidence = Vec::new();
+        let mut patterns = |key: &'static str| {
+            let mut found = Vec::new();
+            for value in self.array(table, key) {
+                match value.get_ref().as_table() {
+                    Some(table) if table.contains_key("evidence") => {
+                        if key != "any" {
+                            self.mistake(value.span(), "`evidence` may stand in `any` only".into());
+                        }
+                        evidence.extend(self.evidence(table));
+                    }
+                    _ => found.extend(self.pattern(&value)),
+                }
+            }
+            found
         };
-        let matcher =
-            Matcher { any: patterns("any"), all: patterns("all"), none: patterns("none") };
+        let (any, all, none) = (patterns("any"), patterns("all"), patterns("none"));
+        let matcher = Matcher { any, all, none, evidence };
         let names_any = ["any", "all"].iter().any(|key| !self.array(table, key).is_empty());
         if !names_any {
             self.mistake(
@@ -335,6 +347,17 @@ impl Reader {
             );
         }
         matcher
+    }
+
+    /// `{ evidence = "a phrase", min = 0.8 }`
+    fn evidence(&mut self, table: &DeTable<'_>) -> Option<Evidence> {
+        self.keys(table, &["evidence", "min"], "evidence");
+        let phrase = self.text(table, "evidence")?;
+        if phrase.trim().is_empty() {
+            self.mistake(table["evidence"].span(), "an empty phrase has no evidence".into());
+        }
+        let min = self.share(table, "min").map_or(0.5, |it| it as f32);
+        Some(Evidence { phrase, min })
     }
 
     /// A text, or one of `{ words }`, `{ list }`, `{ regex }`.

@@ -5,6 +5,8 @@
 //! stemmer) `faces` is `face`. What `none` covers is struck out before the rest is tried, so that
 //! "a clock face and a human face" still speaks of a face.
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 use rust_stemmers::{Algorithm, Stemmer};
 use serde::{Serialize, Serializer};
@@ -15,6 +17,16 @@ pub struct Matcher {
     pub any: Vec<Pattern>,
     pub all: Vec<Pattern>,
     pub none: Vec<Pattern>,
+    /// Any of these matches too, whatever the words say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+}
+
+/// Matches a unit for which a describer's evidence of a phrase is at least `min`, 0..=1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    pub phrase: String,
+    pub min: f32,
 }
 
 /// One thing to look for.
@@ -36,11 +48,22 @@ impl Matcher {
         Matcher { any, ..Matcher::default() }
     }
 
+    /// The first phrase with evidence enough, and how much there is.
+    pub fn evident(&self, evidence: &BTreeMap<String, f32>) -> Option<(&str, f32)> {
+        self.evidence.iter().find_map(|it| {
+            let score = *evidence.get(&it.phrase)?;
+            (it.min <= score).then_some((it.phrase.as_str(), score))
+        })
+    }
+
     /// What of the rule matched, as the rule writes it; `None` if it does not match.
     pub fn find(&self, text: &str) -> Option<String> {
         let mut words = Words::of(text);
         for pattern in &self.none {
             pattern.strike(&mut words);
+        }
+        if self.any.is_empty() && self.all.is_empty() {
+            return None; // Only evidence was asked for.
         }
         let mut matched = Vec::new();
         if !self.any.is_empty() {

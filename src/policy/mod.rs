@@ -6,7 +6,7 @@
 pub mod file;
 pub mod matcher;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -37,6 +37,15 @@ pub struct Policy {
     /// A description below it is `unknown`, 0..=1.
     pub min_confidence: f32,
     pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// The phrases whose evidence its rules ask for, each once.
+    pub fn evidence_phrases(&self) -> Vec<String> {
+        let all = self.rules.iter().flat_map(|rule| &rule.matcher.evidence);
+        let phrases: BTreeSet<&String> = all.map(|it| &it.phrase).collect();
+        phrases.into_iter().cloned().collect()
+    }
 }
 
 /// A file that a policy was read from.
@@ -154,6 +163,17 @@ fn check_rule(rule: &Rule, descriptions: &[Description]) -> Outcome {
         observed.in_scope += 1;
         let (found_here, in_scope_here) = by_layer.entry(&description.unit.site).or_default();
         *in_scope_here += 1;
+        if let Some((phrase, score)) = rule.matcher.evident(&description.evidence) {
+            *found_here += 1;
+            let best = description.best().map_or_else(|| phrase.to_owned(), |it| it.text.clone());
+            findings.push(Finding {
+                unit: description.unit.clone(),
+                description: best,
+                confidence: score,
+                matched: format!("evidence of \"{phrase}\""),
+            });
+            continue;
+        }
         let sure = |confidence: f32| rule.scope.min_confidence <= confidence;
         match description.status {
             Status::Dead => observed.dead += 1,
@@ -264,7 +284,7 @@ mod tests {
             .map(|&(text, confidence)| Reading { text: text.into(), confidence })
             .collect();
         let status = if readings.is_empty() { Status::Unknown } else { Status::Described };
-        Description { unit: unit.parse().unwrap(), status, readings }
+        Description { unit: unit.parse().unwrap(), status, readings, evidence: BTreeMap::new() }
     }
 
     #[track_caller]

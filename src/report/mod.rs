@@ -1,6 +1,7 @@
 //! Results out: plain structs, and one file a format. Never sees a tensor.
 
 mod human;
+mod scores;
 mod table;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::usage;
 use crate::weights::{Change, SourceFile};
 
 pub use human::{human, new_table, right};
+pub use scores::{scores, scores_csv};
 pub use table::csv;
 
 /// Everything that one run found, in the order of `report.json`.

@@ -113,9 +113,9 @@ pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
                         other => return Err(inconclusive!("`{site}.{leaf}` is of type {other:?}")),
                     };
                     let right = values.len() == n;
-                    right.then_some(values).with_context(|| {
-                        inconclusive!("`{site}.{leaf}` is {:?}", view.shape())
-                    })
+                    right
+                        .then_some(values)
+                        .with_context(|| inconclusive!("`{site}.{leaf}` is {:?}", view.shape()))
                 };
                 let ids = tensor("ids")?;
                 let numbers: Vec<i64> = match ids.dtype() {
@@ -124,8 +124,7 @@ pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
                     Dtype::U32 => words(ids.data(), |it| u32::from_le_bytes(it).into()),
                     other => return Err(inconclusive!("`{site}.ids` is of type {other:?}")),
                 };
-                let ids: Result<Vec<usize>, _> =
-                    numbers.into_iter().map(usize::try_from).collect();
+                let ids: Result<Vec<usize>, _> = numbers.into_iter().map(usize::try_from).collect();
                 let ids = ids.map_err(|_| inconclusive!("`{site}.ids` holds a negative number"))?;
                 if ids.len() != n_units * k || maps.dtype() != Dtype::F16 {
                     return Err(inconclusive!("`{site}.ids` and `{site}.maps` do not fit"));

@@ -99,9 +99,7 @@ fn contrast(scores: &Tensor) -> candle_core::Result<Tensor> {
 /// How well units are told apart by their sentences: specificity, the mean of within layers and over all.
 fn knows(critic: &Critic, judge: &Pairs) -> anyhow::Result<f64> {
     let units = critic.units(&judge.features, &mut Noise::none())?;
-    let texts = judge.sentences.iter().map(|it| {
-        critic.texts(it, &mut Noise::none())?.mean(0)
-    });
+    let texts = judge.sentences.iter().map(|it| critic.texts(it, &mut Noise::none())?.mean(0));
     let texts = Tensor::stack(&texts.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
     let scores = critic.score(&units, &texts)?.to_vec2::<f32>()?;
     let found = specificity(|i, j| scores[i][j], &judge.layers);

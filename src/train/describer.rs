@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::f16;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -16,9 +16,7 @@ use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
 use super::{judge, sentence};
 use crate::data::{self, Preprocess};
-use crate::describe::milan::checkpoint::{
-    self, Contents, EncoderSettings, FORMAT, Settings,
-};
+use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT, Settings};
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::look::{Input, Pictures, Seen, look};
@@ -32,6 +30,7 @@ use crate::describe::milan::{
 use crate::exemplars::SiteExemplars;
 use crate::files::digest;
 use crate::model::Model;
+use crate::model::run::Network;
 use crate::weights::Weights;
 use crate::{Progress, usage};
 
@@ -75,8 +74,7 @@ pub struct Material {
 pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
-    let input =
-        Input { side: settings.side, mean: settings.mean, std: settings.std };
+    let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
     let sites = annotations::exemplars(&config.exemplars)?;
     let annotated = annotations::read(&config.annotations, &sites)?;
     let inputs = format!(
@@ -108,9 +106,9 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         }
         None => {
             let Contents { pieces, settings, tensors, .. } = built_in()?;
-            let own = tensors.into_iter().filter_map(|(name, it)| {
-                Some((name.strip_prefix("sentence.")?.to_owned(), it))
-            });
+            let own = tensors
+                .into_iter()
+                .filter_map(|(name, it)| Some((name.strip_prefix("sentence.")?.to_owned(), it)));
             (pieces, settings.sentence, own.collect())
         }
     };
@@ -177,11 +175,13 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         speech::train(&learn, &choose, speech_sizes, &vocabulary, config.seed, progress)
     })?);
 
-    tensors.extend(sentence_tensors.iter().map(|(name, it)| (format!("sentence.{name}"), it.clone())));
+    tensors
+        .extend(sentence_tensors.iter().map(|(name, it)| (format!("sentence.{name}"), it.clone())));
     tensors.extend(encoder_tensors);
     tensors.insert("features.mean".into(), mean);
     tensors.insert("features.std".into(), std);
-    tensors.insert("background".into(), Tensor::zeros((1, sizes.sentence), candle_core::DType::F32, &Device::Cpu)?);
+    tensors
+        .insert("background".into(), Tensor::zeros((1, sizes.sentence), DType::F32, &Device::Cpu)?);
     let mut seen: Vec<String> = learn.iter().chain(choose).map(|it| it.key.clone()).collect();
     seen.sort();
     let even = Logistic::fit(&[], &[]);
@@ -224,24 +224,18 @@ fn open_encoder(path: &Path) -> anyhow::Result<(Encoder, EncoderSettings, Tensor
     let own = Preprocess::of(&model.arch);
     let sites: Vec<String> = match model.arch.as_str() {
         // The last block at each size, chosen on held-out units, and the head.
-        "efficientnet_lite0" => {
-            ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15", "head"].map(str::to_owned).to_vec()
-        }
+        "efficientnet_lite0" => ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15", "head"]
+            .map(str::to_owned)
+            .to_vec(),
         _ => model.graph().default_sites().to_vec(),
     };
-    let tensor = |name: &String| {
-        let plain = name.strip_prefix(model.prefix.as_str()).unwrap_or(name);
-        Ok((format!("encoder.{plain}"), weights.read(name)?))
-    };
-    // What the file will hold is what training looks with.
-    let tensors: Tensors =
-        weights.tensors().keys().map(tensor).collect::<anyhow::Result<_>>()?;
-    let tensors: Tensors = tensors
-        .into_iter()
-        .map(|(name, it)| Ok((name, it.to_dtype(candle_core::DType::F16)?.to_dtype(candle_core::DType::F32)?)))
-        .collect::<candle_core::Result<_>>()?;
-    let network = crate::model::run::Network::new(model.graph().clone(), &Device::Cpu, |name| {
-        Ok(tensors[&format!("encoder.{name}")].clone())
+    // In half precision, as the file will hold it: what training looks with.
+    let mut tensors = Tensors::new();
+    let network = Network::new(model.graph().clone(), &Device::Cpu, |name| {
+        let tensor = weights.read(&format!("{}{name}", model.prefix))?;
+        let tensor = tensor.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
+        tensors.insert(format!("encoder.{name}"), tensor.clone());
+        Ok(tensor)
     })?;
     let named: Vec<&str> = sites.iter().map(String::as_str).collect();
     let encoder = Encoder::new(network, &named, Resizing::Area)?.with_colours();
@@ -341,7 +335,7 @@ fn tower(
     tensors: &Tensors,
 ) -> anyhow::Result<crate::describe::milan::sentence::Sentences> {
     let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
-    let vb = candle_nn::VarBuilder::from_tensors(tensors, candle_core::DType::F32, &Device::Cpu);
+    let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     Ok(crate::describe::milan::sentence::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
 }
 
@@ -393,7 +387,8 @@ fn calibrate(
     let plain = Milan::new(contents.clone())?;
     let background = {
         let composer = plain.composer()?;
-        let mut sum = Tensor::zeros((1, contents.settings.sentence.sentence), candle_core::DType::F32, &Device::Cpu)?;
+        let mut sum =
+            Tensor::zeros((1, contents.settings.sentence.sentence), DType::F32, &Device::Cpu)?;
         for some in material.learn.chunks(64) {
             let perceived = plain.perceive(&gathered(&material.seen, some)?)?;
             sum = (sum + composer.expected(&perceived.units)?.0.sum_keepdim(0)?)?;
@@ -467,9 +462,11 @@ fn calibrate(
         for unit in &material.choose {
             let score = everything[starts[unit.site] + unit.unit.channel][at];
             xs.push(evidence_terms(score, mean, std));
-            ys.push(unit.texts.iter().any(|text| {
-                stem.is_subset(&milan::phrases::stems(&milan::phrases::words(text)))
-            }));
+            ys.push(
+                unit.texts.iter().any(|text| {
+                    stem.is_subset(&milan::phrases::stems(&milan::phrases::words(text)))
+                }),
+            );
         }
     }
     contents.settings.evidence = Logistic::fit(&xs, &ys);

@@ -104,8 +104,16 @@ pub struct Overlap {
 
 /// A name, the phrases whose evidence is asked for, and what people write.
 const CONCEPTS: [(&str, &[&str], &str); 11] = [
-    ("text", &["written text", "letters", "words"], r"\b(text|letters?|lettering|words?|writing|numbers?)\b"),
-    ("people", &["people", "a person"], r"\b(people|person|humans?|m[ae]n|wom[ae]n|child(ren)?|kids?)\b"),
+    (
+        "text",
+        &["written text", "letters", "words"],
+        r"\b(text|letters?|lettering|words?|writing|numbers?)\b",
+    ),
+    (
+        "people",
+        &["people", "a person"],
+        r"\b(people|person|humans?|m[ae]n|wom[ae]n|child(ren)?|kids?)\b",
+    ),
     ("faces", &["human faces", "faces of people"], r"\bfaces?\b"),
     ("dogs", &["dogs", "a dog"], r"\bdogs?\b"),
     ("birds", &["birds"], r"\bbirds?\b"),
@@ -265,9 +273,8 @@ fn concepts(
     units: &[Annotated],
     said: &[String],
 ) -> anyhow::Result<Vec<Concept>> {
-    let starts: Vec<usize> = (0..seen.len())
-        .map(|site| seen[..site].iter().map(|it| it.n_units).sum())
-        .collect();
+    let starts: Vec<usize> =
+        (0..seen.len()).map(|site| seen[..site].iter().map(|it| it.n_units).sum()).collect();
     let mut found = Vec::new();
     for (name, phrases, pattern) in CONCEPTS {
         let pattern = Regex::new(pattern)?;
@@ -332,7 +339,8 @@ pub fn table(found: &Evaluation) -> String {
     let number = |it: f64| if it.is_nan() { "-".to_owned() } else { format!("{it:.3}") };
     let maybe = |it: Option<f64>| it.map_or("-".to_owned(), number);
 
-    let mut methods = new_table(WIDTH, &["method", "same layer", "all", "words: same", "all", "similarity"]);
+    let mut methods =
+        new_table(WIDTH, &["method", "same layer", "all", "words: same", "all", "similarity"]);
     for Method { name, quality: it } in &found.methods {
         let (a, b) = (it.specificity, it.word_specificity);
         let numbers = [a.same_layer, a.all, b.same_layer, b.all, it.similarity].map(number);
@@ -340,13 +348,30 @@ pub fn table(found: &Evaluation) -> String {
     }
     right(&mut methods, 1..6);
     let critic = found.critic;
-    methods.add_row(vec!["the critic itself".into(), number(critic.same_layer), number(critic.all)]);
-    let _ = writeln!(text, "Specificity: how often a description is closer to its own unit's people\n{methods}\n");
-
-    let mut concepts = new_table(WIDTH, &[
-        "concept", "units ≥1", "AUROC", "precision", "recall", "units ≥2", "AUROC", "precision",
-        "recall",
+    methods.add_row(vec![
+        "the critic itself".into(),
+        number(critic.same_layer),
+        number(critic.all),
     ]);
+    let _ = writeln!(
+        text,
+        "Specificity: how often a description is closer to its own unit's people\n{methods}\n"
+    );
+
+    let mut concepts = new_table(
+        WIDTH,
+        &[
+            "concept",
+            "units ≥1",
+            "AUROC",
+            "precision",
+            "recall",
+            "units ≥2",
+            "AUROC",
+            "precision",
+            "recall",
+        ],
+    );
     for it in &found.concepts {
         concepts.add_row(vec![
             it.name.to_owned(),
@@ -361,7 +386,8 @@ pub fn table(found: &Evaluation) -> String {
         ]);
     }
     right(&mut concepts, 1..9);
-    let _ = writeln!(text, "AUROC of the critic; precision and recall of the sentences\n{concepts}\n");
+    let _ =
+        writeln!(text, "AUROC of the critic; precision and recall of the sentences\n{concepts}\n");
 
     let calibration = &found.calibration;
     let mut bins = new_table(WIDTH, &["units", "confidence", "agreed"]);

@@ -71,9 +71,8 @@ impl Training {
         self.cut(&mut gradients, longest)?;
         let warm = (self.step + 1).min(self.warmup) as f64 / self.warmup.max(1) as f64;
         let done = (self.step as f64 / self.steps.max(1) as f64).min(1.);
-        self.adam.set_learning_rate(
-            self.rate * warm * 0.5 * (1. + (std::f64::consts::PI * done).cos()),
-        );
+        self.adam
+            .set_learning_rate(self.rate * warm * 0.5 * (1. + (std::f64::consts::PI * done).cos()));
         self.step += 1;
         self.adam.step(&gradients)
     }
@@ -99,7 +98,14 @@ impl Training {
 }
 
 impl SimpleBackend for Params {
-    fn get(&self, shape: Shape, name: &str, init: Init, _: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        _: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(var) = inner.vars.get(name) {
             return Ok(var.as_tensor().clone());

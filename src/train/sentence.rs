@@ -36,7 +36,8 @@ pub fn train(
     tokens.iter().flatten().for_each(|&piece| counts[piece as usize] += 1.);
     let n_seen: f32 = counts.iter().sum();
     // Arora et al. 2017: a / (a + p), with a floor.
-    let start = counts.iter().map(|it| (1e-3 / (1e-3 + it / n_seen) + 1e-2f32).ln()).collect::<Vec<_>>();
+    let start =
+        counts.iter().map(|it| (1e-3 / (1e-3 + it / n_seen) + 1e-2f32).ln()).collect::<Vec<_>>();
 
     let params = Params::new(seed);
     let vb = params.builder();

@@ -48,8 +48,7 @@ pub fn train(
     let params = Params::new(seed);
     let n_features = learn.features.dim(2)?;
     let vocabulary = vocabulary.clone();
-    let speech =
-        Speech::new(n_features, sizes.captioner, sizes.lm, vocabulary, &params.builder())?;
+    let speech = Speech::new(n_features, sizes.captioner, sizes.lm, vocabulary, &params.builder())?;
     let mut training =
         params.training(2e-3, 0.05, 50, EPOCHS * learn.sentences.len().div_ceil(BATCH))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -61,6 +61,7 @@ fn audit(folder: &Path, endpoint: &str, model: &str, more: &[&str]) -> (i32, Str
         .current_dir(folder)
         .env("HF_ENDPOINT", endpoint)
         .env("HF_HOME", folder.join("cache"))
+        .env("MILAN_DESCRIBER", "labels")
         .args(["--data", "pictures", "--policy", "text", "--layers", "conv1", "--model", model])
         .args(more)
         .output()

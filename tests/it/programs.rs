@@ -24,6 +24,8 @@ fn run(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
         "milan-audit" => Command::new(env!("CARGO_BIN_EXE_milan-audit")),
         _ => Command::new(env!("CARGO_BIN_EXE_milan-edit")),
     };
+    // Most networks here are the demo's, whose drawings have labels.
+    command.env("MILAN_DESCRIBER", "labels");
     let output = command.current_dir(folder).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ran {
@@ -391,7 +393,8 @@ fn mistakes_of_the_user_end_with_2_and_one_line() {
     let ran = run("milan-audit", at, &["--describer", "magic"]);
     assert_eq!(ran.code, 2);
     assert!(
-        ran.stderr.contains("`magic` is no describer; there are labels and csv:FILE"),
+        ran.stderr
+            .contains("`magic` is no describer; there are milan, milan:FILE, labels and csv:FILE"),
         "{}",
         ran.stderr
     );

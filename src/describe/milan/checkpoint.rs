@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::logistic::Logistic;
 use super::{captioner, compose, critic, lm, sentence};
-use crate::weights::write::{self, Entry};
 use crate::weights::words;
+use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.

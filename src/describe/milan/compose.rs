@@ -171,7 +171,8 @@ impl<'a> Composer<'a> {
     ) -> anyhow::Result<Vec<Candidate>> {
         let phrases = best_of(order, PHRASES);
         let places: Vec<u32> = phrases.iter().map(|&it| it as u32).collect();
-        let vectors = self.vectors.index_select(&Tensor::new(places.as_slice(), &Device::Cpu)?, 0)?;
+        let vectors =
+            self.vectors.index_select(&Tensor::new(places.as_slice(), &Device::Cpu)?, 0)?;
         let alike = vectors.matmul(&vectors.t()?)?.to_vec2::<f32>()?;
         let mut sums: Vec<Sum> = phrases.iter().map(|&it| self.sums[it].clone()).collect();
         let mut texts: Vec<String> =

@@ -4,6 +4,8 @@
 //! the network, and at several depths the maps are pooled where the mask is, then put end to end. A
 //! picture is run once, however many regions lie in it.
 
+use std::ops::Range;
+
 use anyhow::{Context, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -69,7 +71,8 @@ impl Encoder {
             let mut record = Record::new(self.sites.iter().copied());
             self.network.run(&xs, &mut record)?;
             let map = |site| record.get(site).cloned().context("a layer was not reached");
-            let colours = if self.colours { Some(Tensor::cat(&[&xs, &xs.sqr()?], 1)?) } else { None };
+            let colours =
+                if self.colours { Some(Tensor::cat(&[&xs, &xs.sqr()?], 1)?) } else { None };
             let maps = self.sites.iter().map(|&site| map(site));
             colours.map(Ok).into_iter().chain(maps).collect::<anyhow::Result<Vec<_>>>()
         });
@@ -107,11 +110,13 @@ impl Encoder {
         here: &[usize],
     ) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut parts = Vec::with_capacity(maps.0.len());
+        let masks: Vec<Mask<'_>> =
+            here.iter().map(|&it| Mask::new(&regions[it].mask)).collect::<anyhow::Result<_>>()?;
         for map in &maps.0 {
             let (_, _, h, w) = map.dims4()?;
             let mut shares = Vec::with_capacity(here.len() * h * w);
-            for &region in here {
-                shares.extend(shares_of(&regions[region].mask, h, w, self.resizing)?);
+            for mask in &masks {
+                shares.extend(mask.shares(h, w, self.resizing));
             }
             let shares = Tensor::from_vec(shares, (here.len(), h * w), map.device())?;
             let map = map.get(regions[here[0]].picture)?.flatten_from(1)?; // (c, h·w)
@@ -121,49 +126,70 @@ impl Encoder {
     }
 }
 
-/// How much each position of a map `(h, w)` counts: shares of the mask that sum to 1, or all 0.
-fn shares_of(mask: &[bool], h: usize, w: usize, resizing: Resizing) -> anyhow::Result<Vec<f32>> {
-    let side = mask.len().isqrt();
-    ensure!(side * side == mask.len(), "a mask of {} pixels is no square", mask.len());
-    let mut shares = match resizing {
-        Resizing::Area => {
-            let (rows, columns) = (parts(h, side), parts(w, side));
-            let share = |row: &std::ops::Range<usize>, column: &std::ops::Range<usize>| {
-                let n = row
-                    .clone()
-                    .flat_map(|y| &mask[y * side..][column.clone()])
-                    .filter(|it| **it)
-                    .count();
-                n as f32 / (row.len() * column.len()) as f32
-            };
-            rows.iter()
-                .flat_map(|row| columns.iter().map(move |column| share(row, column)))
-                .collect::<Vec<_>>()
+/// A square mask, and how many of its pixels lie above and left of each corner.
+struct Mask<'a> {
+    pixels: &'a [bool],
+    side: usize,
+    /// `(side + 1, side + 1)`
+    inside: Vec<u32>,
+}
+
+impl Mask<'_> {
+    fn new(pixels: &[bool]) -> anyhow::Result<Mask<'_>> {
+        let side = pixels.len().isqrt();
+        ensure!(side * side == pixels.len(), "a mask of {} pixels is no square", pixels.len());
+        let stride = side + 1;
+        let mut inside = vec![0u32; stride * stride];
+        for (y, row) in pixels.chunks(side.max(1)).enumerate() {
+            let mut here = 0;
+            for (x, &on) in row.iter().enumerate() {
+                here += u32::from(on);
+                inside[(y + 1) * stride + x + 1] = inside[y * stride + x + 1] + here;
+            }
         }
-        Resizing::Reference => {
-            let (rows, columns) = (neighbours(h, side), neighbours(w, side));
-            let at = |y: usize, x: usize| if mask[y * side + x] { 1f32 } else { 0. };
-            let share = |&(y0, y1, dy): &(usize, usize, f32),
-                         &(x0, x1, dx): &(usize, usize, f32)| {
-                (at(y0, x0) * (1. - dx) + at(y0, x1) * dx) * (1. - dy)
-                    + (at(y1, x0) * (1. - dx) + at(y1, x1) * dx) * dy
-            };
-            rows.iter()
-                .flat_map(|row| columns.iter().map(move |column| share(row, column)))
-                .collect()
-        }
-    };
-    let sum: f32 = shares.iter().sum();
-    if 1e-8 < sum {
-        shares.iter_mut().for_each(|share| *share /= sum);
-    } else {
-        shares.fill(0.);
+        Ok(Mask { pixels, side, inside })
     }
-    Ok(shares)
+
+    /// How much each position of a map `(h, w)` counts: shares of the mask that sum to 1, or all 0.
+    fn shares(&self, h: usize, w: usize, resizing: Resizing) -> Vec<f32> {
+        let side = self.side;
+        let mut shares: Vec<f32> = match resizing {
+            Resizing::Area => {
+                let corner = |y: usize, x: usize| self.inside[y * (side + 1) + x];
+                let share = |row: &Range<usize>, column: &Range<usize>| {
+                    let n = corner(row.end, column.end) + corner(row.start, column.start)
+                        - corner(row.start, column.end)
+                        - corner(row.end, column.start);
+                    n as f32 / (row.len() * column.len()) as f32
+                };
+                let (rows, columns) = (parts(h, side), parts(w, side));
+                let shares = rows.iter().flat_map(|y| columns.iter().map(move |x| share(y, x)));
+                shares.collect()
+            }
+            Resizing::Reference => {
+                let at = |y: usize, x: usize| if self.pixels[y * side + x] { 1f32 } else { 0. };
+                let share = |&(y0, y1, dy): &(usize, usize, f32),
+                             &(x0, x1, dx): &(usize, usize, f32)| {
+                    (at(y0, x0) * (1. - dx) + at(y0, x1) * dx) * (1. - dy)
+                        + (at(y1, x0) * (1. - dx) + at(y1, x1) * dx) * dy
+                };
+                let (rows, columns) = (neighbours(h, side), neighbours(w, side));
+                let shares = rows.iter().flat_map(|y| columns.iter().map(move |x| share(y, x)));
+                shares.collect()
+            }
+        };
+        let sum: f32 = shares.iter().sum();
+        if 1e-8 < sum {
+            shares.iter_mut().for_each(|share| *share /= sum);
+        } else {
+            shares.fill(0.);
+        }
+        shares
+    }
 }
 
 /// The pixels that each position covers; PyTorch's adaptive pooling.
-fn parts(n: usize, side: usize) -> Vec<std::ops::Range<usize>> {
+fn parts(n: usize, side: usize) -> Vec<Range<usize>> {
     (0..n).map(|i| i * side / n..((i + 1) * side).div_ceil(n)).collect()
 }
 
@@ -184,7 +210,7 @@ mod tests {
     #[track_caller]
     fn check(mask: &[u8], n: usize, resizing: Resizing, wanted: &[f32]) {
         let mask: Vec<bool> = mask.iter().map(|&it| it == 1).collect();
-        let shares = shares_of(&mask, n, n, resizing).unwrap();
+        let shares = Mask::new(&mask).unwrap().shares(n, n, resizing);
         assert!(shares.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{shares:?}");
     }
 

@@ -96,7 +96,8 @@ pub fn look(
         for unit in 0..exemplars.n_units {
             for (rank, &id) in exemplars.ids(unit).iter().enumerate() {
                 let picture = wanted.get_mut(id);
-                let picture = picture.with_context(|| format!("there is no picture {id} of {n}"))?;
+                let picture =
+                    picture.with_context(|| format!("there is no picture {id} of {n}"))?;
                 picture.push((site, unit, rank));
             }
         }
@@ -131,11 +132,7 @@ pub fn look(
 }
 
 /// Some pictures as the encoder reads them, `(n, 3, side, side)`.
-pub fn normalised(
-    input: &Input,
-    pictures: Pictures<'_>,
-    ids: &[usize],
-) -> anyhow::Result<Tensor> {
+pub fn normalised(input: &Input, pictures: Pictures<'_>, ids: &[usize]) -> anyhow::Result<Tensor> {
     let own = Preprocess {
         mean: input.mean,
         std: input.std,

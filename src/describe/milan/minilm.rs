@@ -8,9 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::softmax;
-use candle_nn::{
-    Embedding, LayerNorm, Linear, Module, VarBuilder, embedding, layer_norm, linear,
-};
+use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder, embedding, layer_norm, linear};
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -59,13 +57,13 @@ impl MiniLm {
             let text = |name: &str| {
                 std::fs::read_to_string(folder.join(name)).with_context(|| format!("no {name}"))
             };
-            let sizes: Sizes = serde_json::from_str(&text("config.json")?).context("config.json")?;
+            let sizes: Sizes =
+                serde_json::from_str(&text("config.json")?).context("config.json")?;
             let pieces = Pieces::new(text("vocab.txt")?.lines().map(str::to_owned).collect())?;
             let weights = Weights::open(&folder.join("model.safetensors"))?;
             // What was trained for other tasks, and a list of numbers, are no part of the sentence encoder.
-            let used = |name: &&String| {
-                !name.starts_with("pooler.") && !name.ends_with("position_ids")
-            };
+            let used =
+                |name: &&String| !name.starts_with("pooler.") && !name.ends_with("position_ids");
             let tensors = weights.tensors().keys().filter(used);
             let tensors = tensors.map(|name| Ok((name.clone(), weights.read(name)?)));
             let shelf = Shelf::new(tensors.collect::<anyhow::Result<_>>()?);
@@ -83,13 +81,14 @@ impl MiniLm {
     }
 
     fn new(pieces: Pieces, sizes: Sizes, vb: &VarBuilder<'_>) -> anyhow::Result<MiniLm> {
-        let end = |name: &str| {
-            pieces.number(name).with_context(|| format!("vocab.txt has no `{name}`"))
-        };
+        let end =
+            |name: &str| pieces.number(name).with_context(|| format!("vocab.txt has no `{name}`"));
         let ends = (end("[CLS]")?, end("[SEP]")?);
-        let (hidden, wide, eps) = (sizes.hidden_size, sizes.intermediate_size, sizes.layer_norm_eps);
+        let (hidden, wide, eps) =
+            (sizes.hidden_size, sizes.intermediate_size, sizes.layer_norm_eps);
         let embed = vb.pp("embeddings");
-        let positions = embedding(sizes.max_position_embeddings, hidden, embed.pp("position_embeddings"))?;
+        let positions =
+            embedding(sizes.max_position_embeddings, hidden, embed.pp("position_embeddings"))?;
         let kinds = embedding(2, hidden, embed.pp("token_type_embeddings"))?;
         let layer = |i: usize| {
             let vb = vb.pp("encoder.layer").pp(i);

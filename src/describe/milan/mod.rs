@@ -23,6 +23,7 @@ pub mod minilm;
 pub mod noise;
 pub mod phrases;
 pub mod pieces;
+pub(crate) mod read;
 pub mod sentence;
 pub mod vocab;
 
@@ -149,8 +150,7 @@ impl Milan {
             .collect();
         let shapes = own.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
         let recognised = recognise(&shapes, None).context("its encoder")?;
-        let network =
-            Network::new(recognised.graph, &Device::Cpu, |name| Ok(own[name].clone()))?;
+        let network = Network::new(recognised.graph, &Device::Cpu, |name| Ok(own[name].clone()))?;
         let sites: Vec<&str> = settings.encoder.sites.iter().map(String::as_str).collect();
         let encoder = Encoder::new(network, &sites, Resizing::Area)?.with_colours();
 
@@ -160,8 +160,8 @@ impl Milan {
         let vocabulary = Vocabulary::new(words);
         let speech = Speech::new(n_features, settings.captioner, settings.lm, vocabulary, &vb)?;
         let critic = |i: usize| Critic::new(settings.critic, &vb.pp("critic").pp(i));
-        let phrases: Phrases =
-            serde_json::from_str(&phrases).map_err(|error| inconclusive!("its phrases: {error}"))?;
+        let phrases: Phrases = serde_json::from_str(&phrases)
+            .map_err(|error| inconclusive!("its phrases: {error}"))?;
         let milan = Milan {
             encoder,
             mean: vb.get(n_features, "features.mean")?,
@@ -236,7 +236,8 @@ impl Milan {
     fn readings(&self, candidates: &Candidates, area: f32) -> Vec<Reading> {
         let chosen = choose(candidates, &self.settings.terms, MAX_READINGS);
         let reading = |(at, it): (usize, &&Candidate)| {
-            let terms = confidence_terms(&chosen, at, candidates.entropy, area, &self.settings.terms);
+            let terms =
+                confidence_terms(&chosen, at, candidates.entropy, area, &self.settings.terms);
             let confidence = self.settings.confidence.probability(&terms);
             Reading { text: capitalised(&it.text), confidence }
         };
@@ -291,16 +292,13 @@ pub fn standard(features: &Tensor, mean: &Tensor, std: &Tensor) -> candle_core::
 }
 
 /// The best candidates that say something else than those before, best first.
-pub fn choose<'a>(
-    candidates: &'a Candidates,
-    terms: &TermWeights,
-    n: usize,
-) -> Vec<&'a Candidate> {
+pub fn choose<'a>(candidates: &'a Candidates, terms: &TermWeights, n: usize) -> Vec<&'a Candidate> {
     let mut order: Vec<&Candidate> = candidates.list.iter().collect();
     order.sort_by(|a, b| b.score(terms).total_cmp(&a.score(terms)));
     let mut chosen: Vec<&Candidate> = vec![];
     for it in order {
-        let cosine = |a: &Candidate| a.vector.iter().zip(&it.vector).map(|(a, b)| a * b).sum::<f32>();
+        let cosine =
+            |a: &Candidate| a.vector.iter().zip(&it.vector).map(|(a, b)| a * b).sum::<f32>();
         if chosen.len() < n && chosen.iter().all(|before| cosine(before) < SAME) {
             chosen.push(it);
         }
@@ -345,5 +343,7 @@ pub fn seen_key(site: &SiteExemplars, unit: usize) -> String {
 
 fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map_or(String::new(), |it| it.to_uppercase().collect::<String>() + letters.as_str())
+    letters
+        .next()
+        .map_or(String::new(), |it| it.to_uppercase().collect::<String>() + letters.as_str())
 }

@@ -1,0 +1,108 @@
+//! Exemplars to readings: by the built-in describer, one of our files, or one of the authors'.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+use rayon::prelude::*;
+
+use super::authors;
+use super::decode::{Ending, Speaker};
+use super::encoder::Resizing;
+use super::look::{Input, Seen, look};
+use super::{Milan, checkpoint};
+use crate::describe::{Config, Readings};
+use crate::exemplars::Exemplars;
+use crate::unit::{Reading, Unit};
+use crate::{Progress, usage};
+
+/// Units whose beams go together.
+const BATCH: usize = 8;
+/// Of the authors' encoder's pictures, in pixels.
+const AUTHORS_SIDE: u32 = 224;
+
+/// Readings of every unit, and the evidence for each phrase asked about, `units × phrases`.
+pub(crate) fn read(
+    file: Option<&Path>,
+    exemplars: &Exemplars,
+    config: &Config<'_>,
+    progress: Progress<'_>,
+) -> anyhow::Result<(Readings, Vec<Vec<f32>>)> {
+    if let Some(file) = file.filter(|it| it.extension().is_some_and(|it| it == "pth")) {
+        if let Some(phrase) = config.phrases.first() {
+            return Err(usage!(
+                "evidence of \"{phrase}\" is asked for, and {} has no critic to give it; use --describer milan",
+                file.display()
+            ));
+        }
+        return Ok((by_authors(file, exemplars, config, progress)?, vec![]));
+    }
+    let milan = match file {
+        Some(file) => Milan::new(checkpoint::open(file)?)?,
+        None => Milan::built_in()?,
+    };
+    let sites = &exemplars.sites;
+    let seen = look(&milan.encoder, &milan.input(), sites, config.pictures, progress)?;
+    let n_units = exemplars.n_units();
+    let done = std::cell::Cell::new(0);
+    let tick = |n: usize| {
+        done.set(done.get() + n);
+        progress("describing", done.get(), n_units)
+    };
+    let mut readings = Readings::new();
+    for (site, seen) in sites.iter().zip(&seen) {
+        let read = milan.read(seen, &tick)?.into_iter().enumerate();
+        readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
+    }
+    let phrases: Vec<&str> = config.phrases.iter().map(String::as_str).collect();
+    let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&seen, &phrases)? };
+    Ok((readings, evidence))
+}
+
+/// The paper's method with the authors' weights. Nothing says how sure they are, so the confidence is the
+/// mean probability of a word, `p(d|E)^(1/n)`.
+fn by_authors(
+    file: &Path,
+    exemplars: &Exemplars,
+    config: &Config<'_>,
+    progress: Progress<'_>,
+) -> anyhow::Result<Readings> {
+    let (resizing, ending) = match config.compat {
+        true => (Resizing::Reference, Ending::Reference),
+        false => (Resizing::Area, Ending::AtStop),
+    };
+    let it = authors::open(file, resizing)?;
+    let input = Input { side: AUTHORS_SIDE, mean: it.mean, std: it.std };
+    let seen = look(&it.encoder, &input, &exemplars.sites, config.pictures, progress)?;
+    let speaker = Speaker {
+        captioner: &it.captioner,
+        lm: it.lm.as_ref(),
+        vocabulary: &it.vocabulary,
+        length: it.length,
+    };
+    let say = |seen: &Seen, units: &[usize]| {
+        let features = seen.features(units)?.to_device(&Device::Cpu)?;
+        let beams = speaker.beam(&it.captioner.regions(&features)?, it.beam_size, None)?;
+        let say = |beam: &Vec<super::decode::Sentence>| {
+            let (best, _, _) = speaker.rerank(beam, it.temperature, ending)?;
+            let sentence = &beam[best];
+            let confidence = (sentence.score / sentence.tokens.len() as f32).exp();
+            let text = it.vocabulary.reconstruct(&sentence.tokens);
+            anyhow::Ok(vec![Reading { text, confidence }])
+        };
+        beams.iter().map(say).collect::<anyhow::Result<Vec<_>>>()
+    };
+    let mut readings: Readings = BTreeMap::new();
+    let n_units = exemplars.n_units();
+    for (site, seen) in exemplars.sites.iter().zip(&seen) {
+        let units: Vec<usize> = (0..seen.n_units).collect();
+        for some in units.chunks(BATCH * rayon::current_num_threads()) {
+            progress("describing", readings.len(), n_units)?;
+            let said = some.par_chunks(BATCH).map(|units| say(seen, units));
+            let said = said.collect::<anyhow::Result<Vec<_>>>()?.concat();
+            readings.extend(some.iter().map(|&it| Unit::new(&site.site, it)).zip(said));
+        }
+    }
+    progress("describing", n_units, n_units)?;
+    Ok(readings)
+}
