@@ -147,3 +147,54 @@ pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
     };
     read().with_context(|| format!("cannot use the exemplars {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_stays_in_its_part() {
+        // int(sha256(b"layer1/7").hexdigest(), 16) % 90 and % 10 in Python.
+        let unit = Unit::new("layer1", 7);
+        assert_eq!(part(&unit, 90), 2);
+        assert_eq!(part(&unit, 90) % 10, part(&unit, 10));
+    }
+
+    #[test]
+    fn what_people_said_is_joined_with_the_exemplars() {
+        let site = SiteExemplars {
+            site: "a".into(),
+            n_units: 2,
+            k: 1,
+            quantile: 0.99,
+            map: (1, 1),
+            n_pictures: 1,
+            ids: vec![0, 0],
+            activations: vec![0.; 2],
+            maps: vec![f16::ZERO; 2],
+            thresholds: vec![0.; 2],
+            dead: vec![false; 2],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("said.csv");
+        let check = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read(&path, std::slice::from_ref(&site))
+        };
+        let found = check("unit,layer,summary\n1,a,Dogs\n0,a, \n1,a,\"cats, dogs\"\n").unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].unit.channel, &found[0].texts[..]),
+            (1, &["dogs".into(), "cats, dogs".into()][..])
+        );
+        for (text, part) in [
+            ("layer,unit\na,1\n", "no column `summary`; it has layer, unit"),
+            ("layer,unit,summary\na,x,dogs\n", ":2: `x` is no unit's number"),
+            ("layer,unit,summary\na,2,dogs\n", "describes a:2, which has no exemplars"),
+            ("layer,unit,summary\n", "describes no unit"),
+        ] {
+            let error = check(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -105,3 +105,42 @@ fn knows(critic: &Critic, judge: &Pairs) -> anyhow::Result<f64> {
     let found = specificity(|i, j| scores[i][j], &judge.layers);
     Ok((found.same_layer + found.all) / 2.)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Units whose features are a noisy picture of their sentence's vector.
+    fn pairs(n: usize, seed: u64) -> Pairs {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut features, mut sentences) = (vec![], vec![]);
+        for _ in 0..n {
+            let vector: Vec<f32> = (0..8).map(|_| rng.random_range(-1f32..1.)).collect();
+            for _ in 0..3 {
+                features.extend(vector.iter().map(|it| it + rng.random_range(-0.3f32..0.3)));
+            }
+            sentences.push(Tensor::from_vec(vector, (1, 8), &Device::Cpu).unwrap());
+        }
+        let features = Tensor::from_vec(features, (n, 3, 8), &Device::Cpu).unwrap();
+        Pairs { features, sentences, layers: vec![0; n] }
+    }
+
+    #[test]
+    fn a_critic_learns_which_sentence_belongs_to_a_unit_and_is_the_same_again() {
+        let sizes = Sizes { features: 8, hidden: 32, sentence: 8, common: 16 };
+        let (learn, judge) = (pairs(400, 1), pairs(60, 2));
+        let train = || train(&learn, &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
+        let tensors = train();
+        let vb = candle_nn::VarBuilder::from_tensors(
+            tensors.clone().into_iter().collect(),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        );
+        let critic = Critic::new(sizes, &vb).unwrap();
+        let know = knows(&critic, &judge).unwrap();
+        assert!(0.75 < know, "{know}");
+        let values = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let again = train();
+        assert!(tensors.iter().all(|(name, it)| values(it) == values(&again[name])));
+    }
+}

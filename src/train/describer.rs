@@ -17,6 +17,7 @@ use super::stage::{Tensors, stage};
 use super::{judge, sentence};
 use crate::data::{self, Preprocess};
 use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT, Settings};
+use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::look::{Input, Pictures, Seen, look};
@@ -28,7 +29,7 @@ use crate::describe::milan::{
     self, Milan, captioner, confidence_terms, evidence_terms, lm, spread,
 };
 use crate::exemplars::SiteExemplars;
-use crate::files::digest;
+use crate::files::{digest, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
@@ -66,8 +67,8 @@ pub struct Material {
     pub seen: Vec<Seen>,
     pub learn: Vec<Annotated>,
     pub choose: Vec<Annotated>,
-    /// Units that nothing was trained or chosen on.
-    pub held_out: Vec<Annotated>,
+    /// How many units nothing was trained or chosen on.
+    pub held_out: usize,
 }
 
 /// Trains, and writes `milan.safetensors` and `README.md`. Returns where they are.
@@ -210,7 +211,42 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     calibrate(&mut contents, &material, config, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
+    let card = card(&contents, &material, config);
+    write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
+}
+
+/// The model card: what it was made of and how. Quality is measured by `milan-train evaluate`.
+fn card(contents: &Contents, material: &Material, config: &Config) -> String {
+    let settings = &contents.settings;
+    let name = |path: &Path| {
+        path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let terms: Vec<String> =
+        TERMS.iter().zip(settings.terms).map(|(term, weight)| format!("{weight} {term}")).collect();
+    format!(
+        "# A describer of units\n\n\
+         Describes what the units of a vision model fire on, in English, from photographs.\n\n\
+         | | |\n| --- | --- |\n\
+         | what people said | {} ({} units to learn from, {} to choose by, {} held out) |\n\
+         | exemplars | {} |\n\
+         | encoder | {}, at {} |\n\
+         | sentences are judged by | {} |\n\
+         | phrases, words | {}, {} |\n\
+         | seed | {} |\n\n\
+         `milan-train evaluate` with the same files measures it on the units held out.\n",
+        name(&config.annotations),
+        material.learn.len(),
+        material.choose.len(),
+        material.held_out,
+        name(&config.exemplars),
+        name(&config.encoder),
+        settings.encoder.sites.join(", "),
+        terms.join(", "),
+        serde_json::from_str::<Phrases>(&contents.phrases).map_or(0, |it| it.texts().len()),
+        contents.words.len(),
+        config.seed,
+    )
 }
 
 fn refs(texts: &[String]) -> Vec<&str> {
@@ -284,11 +320,11 @@ pub fn features(
 
 /// Four fifths to learn from, a tenth to choose by, a tenth that is never looked at.
 fn split(sites: Vec<SiteExemplars>, seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
-    let (mut learn, mut choose, mut held_out) = (vec![], vec![], vec![]);
+    let (mut learn, mut choose, mut held_out) = (vec![], vec![], 0);
     for it in annotated {
         // The last digit decides what is held out, the next one what chooses.
         match part(&it.unit, 90) {
-            rest if rest % 10 == 0 => held_out.push(it),
+            rest if rest % 10 == 0 => held_out += 1,
             rest if rest < 10 => choose.push(it),
             _ => learn.push(it),
         }

@@ -46,3 +46,26 @@ fn kept(bytes: &[u8], key: &str) -> Option<Tensors> {
     };
     file.tensors().into_iter().map(tensor).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_not_done_again_until_its_inputs_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut n_made = 0;
+        let mut run = |inputs: &str| {
+            let made = stage(folder.path(), "a", inputs, || {
+                n_made += 1;
+                let value = Tensor::new(&[n_made as f32], &Device::Cpu)?;
+                Ok(Tensors::from([("x".to_owned(), value)]))
+            });
+            made.unwrap()["x"].to_vec1::<f32>().unwrap()[0]
+        };
+        assert_eq!([run("1"), run("1"), run("2"), run("2"), run("1")], [1., 1., 2., 2., 3.]);
+        std::fs::write(folder.path().join("a.safetensors"), "damaged").unwrap();
+        let error = stage(folder.path(), "a", "1", || anyhow::bail!("stopped")).err().unwrap();
+        assert_eq!(format!("{error:#}"), "cannot make a: stopped");
+    }
+}
