@@ -1,8 +1,9 @@
 //! From a picture to what a network reads, as torchvision's
 //! `Resize(antialias) → CenterCrop → ToTensor → Normalize` on Pillow pictures.
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 /// How a picture is brought to size.
@@ -121,21 +122,19 @@ pub fn square(crop: &RgbImage, side: u32) -> anyhow::Result<RgbImage> {
 }
 
 fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> anyhow::Result<RgbImage> {
-    let source = Image::from_vec_u8(
-        picture.width(),
-        picture.height(),
-        picture.as_raw().clone(),
-        PixelType::U8x3,
-    )?;
-    let mut target = Image::new(width, height, PixelType::U8x3);
+    // Typed, because the crate's own dispatch over pixel types is compiled here for each of them.
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw())?;
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels)?;
     let filter = match filter {
         Filter::Bilinear => FilterType::Bilinear,
         // Pillow's cubic has a = −0.5, which is Catmull-Rom's.
         Filter::Bicubic => FilterType::CatmullRom,
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    Resizer::new().resize(&source, &mut target, &options)?;
-    RgbImage::from_raw(width, height, target.into_vec())
+    Resizer::new().resize_typed(&source, &mut target, &options)?;
+    RgbImage::from_raw(width, height, pixels)
         .ok_or_else(|| anyhow::anyhow!("resizing to {width}x{height} gave too few pixels"))
 }
 

@@ -332,7 +332,7 @@ impl Reader {
                         }
                         evidence.extend(self.evidence(table));
                     }
-                    _ => found.extend(self.pattern(&value)),
+                    _ => found.extend(self.pattern(value)),
                 }
             }
             found

@@ -26,10 +26,11 @@ use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
 use crate::describe::milan::pieces::Pieces;
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
 use crate::describe::milan::{
-    self, Milan, captioner, confidence_terms, evidence_terms, lm, spread,
+    self, Milan, captioner, confidence_terms, critic as asked, evidence_terms, lm,
+    sentence as tower, spread,
 };
 use crate::exemplars::SiteExemplars;
-use crate::files::{digest, write_whole};
+use crate::files::{digest, sha256, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
@@ -52,9 +53,8 @@ pub struct Config {
 }
 
 /// Of the pieces' vectors and of what stands behind them.
-const SENTENCE: crate::describe::milan::sentence::Sizes =
-    crate::describe::milan::sentence::Sizes { piece: 160, hidden: 512, sentence: 384 };
-const CRITICS: usize = 3;
+const SENTENCE: tower::Sizes = tower::Sizes { piece: 160, hidden: 512, sentence: 384 };
+const CRITICS: usize = 2;
 /// Sentences of two phrases that the sentence tower learns beside what people said.
 const COMPOSED: usize = 6000;
 /// Words that were written once are not learnt.
@@ -78,12 +78,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
     let sites = annotations::exemplars(&config.exemplars)?;
     let annotated = annotations::read(&config.annotations, &sites)?;
-    let inputs = format!(
-        "{} {} {:?} {settings:?}",
-        digest(&config.encoder)?.1,
-        digest(&config.exemplars)?.1,
-        config.images
-    );
+    let inputs = features_inputs(&settings, &encoder_tensors, &config.exemplars, &config.images)?;
     let seen = features(&work, &inputs, &encoder, &input, &sites, &config.images, progress)?;
     let material = split(sites, seen, annotated);
     let (learn, choose) = (&material.learn, &material.choose);
@@ -113,7 +108,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             (pieces, settings.sentence, own.collect())
         }
     };
-    let sentences = tower(pieces.clone(), sizes, &sentence_tensors)?;
+    let sentences = sentences(pieces.clone(), sizes, &sentence_tensors)?;
 
     // Features of the units, standardised by those of training.
     let raw = |units: &[Annotated]| gathered(&material.seen, units);
@@ -135,12 +130,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     };
     let learn_pairs = pairs(learn, &learn_features)?;
     let choose_pairs = pairs(choose, &choose_features)?;
-    let critic = crate::describe::milan::critic::Sizes {
-        features: n_features,
-        hidden: 512,
-        sentence: sizes.sentence,
-        common: 256,
-    };
+    let critic =
+        asked::Sizes { features: n_features, hidden: 512, sentence: sizes.sentence, common: 256 };
     let mut tensors = Tensors::new();
     for at in 0..CRITICS {
         let seed = config.seed + 1 + at as u64;
@@ -279,6 +270,23 @@ fn open_encoder(path: &Path) -> anyhow::Result<(Encoder, EncoderSettings, Tensor
     Ok((encoder, settings, tensors))
 }
 
+/// What features depend on.
+pub fn features_inputs(
+    settings: &EncoderSettings,
+    tensors: &Tensors,
+    exemplars: &Path,
+    images: &Path,
+) -> anyhow::Result<String> {
+    let mut values = String::new();
+    for (name, tensor) in tensors.iter().filter(|(name, _)| name.starts_with("encoder.")) {
+        let bytes = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
+        values += &format!("{name} {} ", sha256(&bytes));
+    }
+    let images = images.canonicalize().unwrap_or_else(|_| images.to_owned());
+    Ok(format!("{settings:?} {values} {} {images:?}", digest(exemplars)?.1))
+}
+
 /// The features of every exemplar of every site, kept in the work folder.
 pub fn features(
     work: &Path,
@@ -336,7 +344,7 @@ fn split(sites: Vec<SiteExemplars>, seen: Vec<Seen>, annotated: Vec<Annotated>) 
 pub fn gathered(seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Tensor> {
     let one = |it: &Annotated| seen[it.site].features(&[it.unit.channel]);
     let all = units.iter().map(one).collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")?)
+    Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")
 }
 
 /// Mean and standard deviation of each feature.
@@ -365,14 +373,14 @@ fn tokens(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
     vocabulary.index(&[words], how).swap_remove(0)
 }
 
-fn tower(
+fn sentences(
     pieces: Vec<String>,
-    sizes: crate::describe::milan::sentence::Sizes,
+    sizes: tower::Sizes,
     tensors: &Tensors,
-) -> anyhow::Result<crate::describe::milan::sentence::Sentences> {
+) -> anyhow::Result<tower::Sentences> {
     let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
     let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    Ok(crate::describe::milan::sentence::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
+    Ok(tower::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
 }
 
 fn distil(

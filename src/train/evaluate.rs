@@ -9,7 +9,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use super::annotations::{self, Annotated};
-use super::describer::{features, gathered};
+use super::describer::{features, features_inputs, gathered};
 use super::judge::{self, People, Quality, best_texts};
 use super::measures::{Bin, auroc, bleu, calibration_error, precision_recall, reliability};
 use crate::Progress;
@@ -18,7 +18,6 @@ use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
-use crate::files::digest;
 use crate::report::{new_table, right};
 use crate::usage;
 
@@ -132,10 +131,13 @@ const SHIPPED: &str = "composed, critic";
 
 /// Judges a describer on the units of the annotations that it was not trained on.
 pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evaluation> {
-    let (milan, describer) = match &config.describer {
-        Some(file) => (Milan::new(checkpoint::open(file)?)?, digest(file)?.1),
-        None => (Milan::built_in()?, "built-in".to_owned()),
+    let contents = match &config.describer {
+        Some(file) => checkpoint::open(file)?,
+        None => checkpoint::from_bytes(milan::BUILT_IN)?,
     };
+    let settings = &contents.settings.encoder;
+    let inputs = features_inputs(settings, &contents.tensors, &config.exemplars, &config.images)?;
+    let milan = Milan::new(contents)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
     let sites = annotations::exemplars(&config.exemplars)?;
     let mut units = annotations::read(&config.annotations, &sites)?;
@@ -149,12 +151,6 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
     }
     let scratch = tempfile::tempdir()?;
     let work = config.work.as_deref().unwrap_or(scratch.path());
-    let inputs = format!(
-        "{describer} {} {:?} {:?}",
-        digest(&config.exemplars)?.1,
-        config.images,
-        milan.settings.encoder
-    );
     let input = milan.input();
     let seen = features(work, &inputs, &milan.encoder, &input, &sites, &config.images, progress)?;
 
