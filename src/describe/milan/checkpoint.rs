@@ -1,7 +1,7 @@
 //! Our own file: one safetensors with everything a describer needs, its settings and words in the metadata.
 //!
 //! The encoder's tensors are in half precision; other matrices in eight bits with a scale for each row,
-//! `x ≈ x.i8 · x.scale`; the rest in single precision.
+//! `x ≈ x.i8 · x.row_scale`; the rest in single precision.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::{files, inconclusive, usage};
 pub const FORMAT: u32 = 1;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
-const SCALE: &str = ".scale";
+const SCALE: &str = ".row_scale";
 
 /// Everything but tensors and words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -158,6 +158,14 @@ impl Milan {
         let vb = shelf.builder();
         let n_features = encoder.n_features();
         let vocabulary = Vocabulary::new(words);
+        let n_tokens = vocabulary.n_tokens();
+        if (settings.captioner.tokens, settings.lm.tokens) != (n_tokens, n_tokens) {
+            return Err(inconclusive!(
+                "its captioner speaks {} tokens and its language model {}, but its words make {n_tokens}",
+                settings.captioner.tokens,
+                settings.lm.tokens
+            ));
+        }
         let speech = Speech::new(n_features, settings.captioner, settings.lm, vocabulary, &vb)?;
         let critic = |i: usize| Critic::new(settings.critic, &vb.pp("critic").pp(i));
         let phrases: Phrases = serde_json::from_str(&phrases)
