@@ -294,7 +294,7 @@ impl Milan {
 /// Told how many units were described since it was last told.
 pub type Tick<'a> = &'a dyn Fn(usize) -> anyhow::Result<()>;
 
-/// Each feature less its mean, in standard deviations, cut at [`FARTHEST`].
+/// Each feature less its mean, in standard deviations, cut at 6 on either side.
 pub fn standard(features: &Tensor, mean: &Tensor, std: &Tensor) -> candle_core::Result<Tensor> {
     features.broadcast_sub(mean)?.broadcast_div(std)?.clamp(-FARTHEST, FARTHEST)
 }
