@@ -43,18 +43,7 @@ pub struct Config {
 pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
     let policy = config.policy.as_deref().map(policy::load).transpose()?;
-    config.settings.exemplars.check()?;
-    let subject = subject::open(&config.source)?;
-    let sites = sites(&subject, &config.describer, &config.layers)?;
-    let found = pass::pass(
-        &subject.model.network,
-        &subject.probe,
-        &sites,
-        &Ablate::default(),
-        &config.settings,
-        "pictures",
-        progress,
-    )?;
+    let (subject, found) = look(config, progress)?;
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
     let asked = Asked::of(policy.as_ref(), &phrases, &config.describer, config.compat, config.seed);
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
@@ -82,6 +71,18 @@ pub fn score(
     phrases: &[String],
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
+    let (subject, found) = look(config, progress)?;
+    let asked = Asked::of(None, phrases, &config.describer, config.compat, config.seed);
+    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
+    if let Some(out) = &config.out {
+        let text = scores_csv(&descriptions, phrases)?;
+        write_whole(&out.join("scores.csv"), text.as_bytes())?;
+    }
+    Ok(descriptions)
+}
+
+/// Opens model and pictures, and gathers what the units fire on.
+fn look(config: &Config, progress: Progress<'_>) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
     let subject = subject::open(&config.source)?;
     let sites = sites(&subject, &config.describer, &config.layers)?;
@@ -94,13 +95,7 @@ pub fn score(
         "pictures",
         progress,
     )?;
-    let asked = Asked::of(None, phrases, &config.describer, config.compat, config.seed);
-    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
-    if let Some(out) = &config.out {
-        let text = scores_csv(&descriptions, phrases)?;
-        write_whole(&out.join("scores.csv"), text.as_bytes())?;
-    }
-    Ok(descriptions)
+    Ok((subject, found))
 }
 
 /// Where to look: what the user says, else what the table of descriptions speaks of, else the

@@ -91,7 +91,7 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
                 exemplars: material.exemplars,
                 images: material.images,
                 encoder,
-                sentence_encoder: Some(material.sentence_encoder),
+                sentence_encoder: material.sentence_encoder,
                 out,
                 seed,
             };

@@ -5,36 +5,33 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
-use half::f16;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::annotations::{self, Annotated, part};
+use super::calibrate::calibrate;
 use super::critic::{self, Pairs};
+use super::features::{features, features_inputs, gathered};
+use super::sentence;
 use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
-use super::{judge, sentence};
-use crate::data::{self, Preprocess};
+use crate::Progress;
+use crate::data::Preprocess;
 use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT, Settings};
 use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
-use crate::describe::milan::look::{Input, Pictures, Seen, look};
+use crate::describe::milan::look::{Input, Seen};
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
 use crate::describe::milan::pieces::Pieces;
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
-use crate::describe::milan::{
-    self, Milan, captioner, confidence_terms, critic as asked, evidence_terms, lm,
-    sentence as tower, spread,
-};
-use crate::exemplars::SiteExemplars;
-use crate::files::{digest, sha256, write_whole};
+use crate::describe::milan::{self, captioner, critic as asked, lm, sentence as tower};
+use crate::files::{digest, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
-use crate::{Progress, usage};
 
 /// What training needs to know.
 pub struct Config {
@@ -45,8 +42,8 @@ pub struct Config {
     pub images: PathBuf,
     /// Safetensors of any network that is known.
     pub encoder: PathBuf,
-    /// The folder of all-MiniLM-L6-v2; without it the built-in sentence tower is kept.
-    pub sentence_encoder: Option<PathBuf>,
+    /// The folder of all-MiniLM-L6-v2.
+    pub sentence_encoder: PathBuf,
     /// Where the describer, its card and the stages are written.
     pub out: PathBuf,
     pub seed: u64,
@@ -63,7 +60,6 @@ const LENGTH: usize = 15;
 
 /// Everything that the stages share.
 pub struct Material {
-    pub sites: Vec<SiteExemplars>,
     pub seen: Vec<Seen>,
     pub learn: Vec<Annotated>,
     pub choose: Vec<Annotated>,
@@ -80,7 +76,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let annotated = annotations::read(&config.annotations, &sites)?;
     let inputs = features_inputs(&settings, &encoder_tensors, &config.exemplars, &config.images)?;
     let seen = features(&work, &inputs, &encoder, &input, &sites, &config.images, progress)?;
-    let material = split(sites, seen, annotated);
+    let material = split(seen, annotated);
     let (learn, choose) = (&material.learn, &material.choose);
 
     // What people say.
@@ -90,25 +86,13 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let inputs = format!("{inputs} {} {}", digest(&config.annotations)?.1, config.seed);
 
     // The sentence tower.
-    let built_in = || checkpoint::from_bytes(milan::BUILT_IN).context("the built-in describer");
-    let (pieces, sizes, sentence_tensors) = match &config.sentence_encoder {
-        Some(folder) => {
-            let teacher = MiniLm::open(folder)?;
-            let inputs = format!("{inputs} {SENTENCE:?}");
-            let tensors = stage(&work, "sentence", &inputs, || {
-                distil(&teacher, &texts, &phrases, config.seed, progress)
-            })?;
-            (teacher.pieces().list().to_vec(), SENTENCE, tensors)
-        }
-        None => {
-            let Contents { pieces, settings, tensors, .. } = built_in()?;
-            let own = tensors
-                .into_iter()
-                .filter_map(|(name, it)| Some((name.strip_prefix("sentence.")?.to_owned(), it)));
-            (pieces, settings.sentence, own.collect())
-        }
-    };
-    let sentences = sentences(pieces.clone(), sizes, &sentence_tensors)?;
+    let teacher = MiniLm::open(&config.sentence_encoder)?;
+    let pieces = teacher.pieces().list().to_vec();
+    let sentence_inputs = format!("{inputs} {SENTENCE:?}");
+    let sentence_tensors = stage(&work, "sentence", &sentence_inputs, || {
+        distil(&teacher, &texts, &phrases, config.seed, progress)
+    })?;
+    let sentences = sentences(pieces.clone(), &sentence_tensors)?;
 
     // Features of the units, standardised by those of training.
     let raw = |units: &[Annotated]| gathered(&material.seen, units);
@@ -130,8 +114,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     };
     let learn_pairs = pairs(learn, &learn_features)?;
     let choose_pairs = pairs(choose, &choose_features)?;
-    let critic =
-        asked::Sizes { features: n_features, hidden: 512, sentence: sizes.sentence, common: 256 };
+    let critic = asked::Sizes {
+        features: n_features,
+        hidden: 512,
+        sentence: SENTENCE.sentence,
+        common: 256,
+    };
     let mut tensors = Tensors::new();
     for at in 0..CRITICS {
         let seed = config.seed + 1 + at as u64;
@@ -172,8 +160,10 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     tensors.extend(encoder_tensors);
     tensors.insert("features.mean".into(), mean);
     tensors.insert("features.std".into(), std);
-    tensors
-        .insert("background".into(), Tensor::zeros((1, sizes.sentence), DType::F32, &Device::Cpu)?);
+    tensors.insert(
+        "background".into(),
+        Tensor::zeros((1, SENTENCE.sentence), DType::F32, &Device::Cpu)?,
+    );
     let mut seen: Vec<String> = learn.iter().chain(choose).map(|it| it.key.clone()).collect();
     seen.sort();
     let even = Logistic::fit(&[], &[]);
@@ -185,7 +175,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             lm,
             critic,
             critics: CRITICS,
-            sentence: sizes,
+            sentence: SENTENCE,
             terms: [1., 16., 0.4, 0.3],
             lambda: 0.2,
             beam_size: 50,
@@ -199,7 +189,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         seen,
         tensors,
     };
-    calibrate(&mut contents, &material, config, progress)?;
+    calibrate(&mut contents, &material, &teacher, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
     let card = card(&contents, &material, config);
@@ -240,7 +230,7 @@ fn card(contents: &Contents, material: &Material, config: &Config) -> String {
     )
 }
 
-fn refs(texts: &[String]) -> Vec<&str> {
+pub(super) fn refs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
@@ -270,64 +260,8 @@ fn open_encoder(path: &Path) -> anyhow::Result<(Encoder, EncoderSettings, Tensor
     Ok((encoder, settings, tensors))
 }
 
-/// What features depend on.
-pub fn features_inputs(
-    settings: &EncoderSettings,
-    tensors: &Tensors,
-    exemplars: &Path,
-    images: &Path,
-) -> anyhow::Result<String> {
-    let mut values = String::new();
-    for (name, tensor) in tensors.iter().filter(|(name, _)| name.starts_with("encoder.")) {
-        let bytes = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
-        values += &format!("{name} {} ", sha256(&bytes));
-    }
-    let images = images.canonicalize().unwrap_or_else(|_| images.to_owned());
-    Ok(format!("{settings:?} {values} {} {images:?}", digest(exemplars)?.1))
-}
-
-/// The features of every exemplar of every site, kept in the work folder.
-pub fn features(
-    work: &Path,
-    inputs: &str,
-    encoder: &Encoder,
-    input: &Input,
-    sites: &[SiteExemplars],
-    images: &Path,
-    progress: Progress<'_>,
-) -> anyhow::Result<Vec<Seen>> {
-    let dataset = data::open(images, &[])?;
-    let tensors = stage(work, "features", inputs, || {
-        let preprocess = Preprocess::of("resnet152");
-        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
-        let seen = look(encoder, input, sites, pictures, progress)?;
-        let mut tensors = Tensors::new();
-        for (site, seen) in sites.iter().zip(&seen) {
-            let (features, areas) = seen.parts();
-            let values: Vec<f32> = features.iter().map(|it| it.to_f32()).collect();
-            let shape = (seen.n_units, seen.k, seen.n_features);
-            tensors.insert(site.site.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
-            let areas = Tensor::new(areas, &Device::Cpu)?;
-            tensors.insert(format!("{}.area", site.site), areas);
-        }
-        Ok(tensors)
-    })?;
-    sites
-        .iter()
-        .map(|site| {
-            let features = &tensors[&site.site];
-            let (n, k, f) = features.dims3()?;
-            let values = features.flatten_all()?.to_vec1::<f32>()?;
-            let values = values.into_iter().map(f16::from_f32).collect();
-            let areas = tensors[&format!("{}.area", site.site)].to_vec1()?;
-            Seen::from_parts([n, k, f], values, areas).context("features of another shape")
-        })
-        .collect()
-}
-
 /// Four fifths to learn from, a tenth to choose by, a tenth that is never looked at.
-fn split(sites: Vec<SiteExemplars>, seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
+fn split(seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
     let (mut learn, mut choose, mut held_out) = (vec![], vec![], 0);
     for it in annotated {
         // The last digit decides what is held out, the next one what chooses.
@@ -337,14 +271,7 @@ fn split(sites: Vec<SiteExemplars>, seen: Vec<Seen>, annotated: Vec<Annotated>) 
             _ => learn.push(it),
         }
     }
-    Material { sites, seen, learn, choose, held_out }
-}
-
-/// Features of some units, `(units, k, features)`.
-pub fn gathered(seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Tensor> {
-    let one = |it: &Annotated| seen[it.site].features(&[it.unit.channel]);
-    let all = units.iter().map(one).collect::<candle_core::Result<Vec<_>>>()?;
-    Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")
+    Material { seen, learn, choose, held_out }
 }
 
 /// Mean and standard deviation of each feature.
@@ -373,14 +300,10 @@ fn tokens(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
     vocabulary.index(&[words], how).swap_remove(0)
 }
 
-fn sentences(
-    pieces: Vec<String>,
-    sizes: tower::Sizes,
-    tensors: &Tensors,
-) -> anyhow::Result<tower::Sentences> {
+fn sentences(pieces: Vec<String>, tensors: &Tensors) -> anyhow::Result<tower::Sentences> {
     let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
     let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    Ok(tower::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
+    Ok(tower::Sentences::new(Pieces::new(pieces)?, SENTENCE, &vb)?)
 }
 
 fn distil(
@@ -418,101 +341,4 @@ fn distil(
     let singles = teacher.single_pieces()?;
     let vectors = Tensor::cat(&vectors, 0)?;
     sentence::train(teacher.pieces(), &singles, &all, &vectors, SENTENCE, seed, progress)
-}
-
-/// What is expected of any unit, how much each term of a sentence's score counts, and how sure it is: by the
-/// units that choose.
-fn calibrate(
-    contents: &mut Contents,
-    material: &Material,
-    config: &Config,
-    progress: Progress<'_>,
-) -> anyhow::Result<()> {
-    let plain = Milan::new(contents.clone())?;
-    let background = {
-        let composer = plain.composer()?;
-        let mut sum =
-            Tensor::zeros((1, contents.settings.sentence.sentence), DType::F32, &Device::Cpu)?;
-        for some in material.learn.chunks(64) {
-            let perceived = plain.perceive(&gathered(&material.seen, some)?)?;
-            sum = (sum + composer.expected(&perceived.units)?.0.sum_keepdim(0)?)?;
-        }
-        (sum / material.learn.len() as f64)?
-    };
-    contents.tensors.insert("background".into(), background);
-    let milan = Milan::new(contents.clone())?;
-    let candidates = judge::candidates(&milan, &material.seen, &material.choose, progress)?;
-    let Some(folder) = &config.sentence_encoder else {
-        return Err(usage!("--sentence-encoder DIR is wanted, to judge by what people said"));
-    };
-    let teacher = MiniLm::open(folder)?;
-    let people = judge::People::new(&material.choose, &teacher)?;
-
-    let mut best = (f64::NEG_INFINITY, contents.settings.terms);
-    for critic in [1f32] {
-        for agreement in [8., 16., 24.] {
-            for captioner in [0., 0.15, 0.3, 0.5] {
-                for words in [0., 0.3] {
-                    let terms = [critic, agreement, captioner, words];
-                    let texts = judge::best_texts(&candidates, &terms);
-                    let quality = people.quality(&refs(&texts), &teacher)?;
-                    if best.0 < quality.overall() {
-                        best = (quality.overall(), terms);
-                    }
-                }
-            }
-        }
-    }
-    contents.settings.terms = best.1;
-
-    // Would a person agree? As much as people do with each other, in the middle.
-    let agreement = people.agreement_among_people();
-    let (mut xs, mut ys) = (vec![], vec![]);
-    for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
-        let area = material.seen[unit.site].area(unit.unit.channel);
-        let chosen = milan::choose(it, &best.1, 3);
-        for place in 0..chosen.len() {
-            let alike = people.similarity(at, &chosen[place].text, &teacher)?;
-            xs.push(confidence_terms(&chosen, place, it.entropy, area, &best.1));
-            ys.push(agreement <= alike);
-        }
-    }
-    contents.settings.confidence = Logistic::fit(&xs, &ys);
-
-    // Would a person name it? Phrases that were said of enough units, against all units of the network.
-    let milan = Milan::new(contents.clone())?;
-    let phrases: Vec<&str> = milan
-        .phrases
-        .texts()
-        .iter()
-        .zip(milan.phrases.n_units())
-        .filter(|(text, n)| 25 <= **n && !text.contains(' '))
-        .map(|(text, _)| text.as_str())
-        .collect();
-    let everything = milan.scores(&material.seen, &phrases)?;
-    let starts: Vec<usize> = material
-        .sites
-        .iter()
-        .scan(0, |at, site| {
-            let start = *at;
-            *at += site.n_units;
-            Some(start)
-        })
-        .collect();
-    let (mut xs, mut ys) = (vec![], vec![]);
-    for (at, phrase) in phrases.iter().enumerate() {
-        let (mean, std) = spread(everything.iter().map(|it| it[at]));
-        let stem = milan::phrases::stems(&milan::phrases::words(phrase));
-        for unit in &material.choose {
-            let score = everything[starts[unit.site] + unit.unit.channel][at];
-            xs.push(evidence_terms(score, mean, std));
-            ys.push(
-                unit.texts.iter().any(|text| {
-                    stem.is_subset(&milan::phrases::stems(&milan::phrases::words(text)))
-                }),
-            );
-        }
-    }
-    contents.settings.evidence = Logistic::fit(&xs, &ys);
-    Ok(())
 }

@@ -3,17 +3,20 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use candle_core::Device;
+use candle_core::Tensor;
 use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
 
 use super::annotations::{self, Annotated};
-use super::describer::{features, features_inputs, gathered};
+use super::features::{features, features_inputs, gathered, starts};
 use super::judge::{self, People, Quality, best_texts};
-use super::measures::{Bin, auroc, bleu, calibration_error, precision_recall, reliability};
+use super::measures::{
+    Bin, Specificity, auroc, bleu, calibration_error, precision_recall, reliability, specificity,
+};
 use crate::Progress;
 use crate::describe::milan::compose::Candidates;
+use crate::describe::milan::critic::{mean_score, texts_of};
 use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
@@ -42,7 +45,7 @@ pub struct Evaluation {
     pub units: usize,
     pub methods: Vec<Method>,
     /// The critic itself, a unit against people's words.
-    pub critic: judge::Pair,
+    pub critic: Specificity,
     pub concepts: Vec<Concept>,
     pub calibration: Calibration,
     /// Corpus BLEU-4 of the default method against everybody.
@@ -214,14 +217,15 @@ fn beamed(
             let (best, _, _) = speaker.rerank(beam, settings.lambda, Ending::AtStop)?;
             let vectors =
                 milan.sentences.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-            let mut sums = vec![0f32; texts.len()];
-            for (critic, units) in milan.critics.iter().zip(&perceived.units) {
-                let texts = critic.texts(&vectors, &mut milan::noise::Noise::none())?;
-                let unit = units.narrow(0, unit, 1)?;
-                let scores = critic.score(&unit, &texts)?.squeeze(0)?.to_vec1::<f32>()?;
-                sums.iter_mut().zip(scores).for_each(|(sum, it)| *sum += it);
-            }
-            let critical = (0..sums.len()).max_by(|&a, &b| sums[a].total_cmp(&sums[b]));
+            let units: Vec<Tensor> = perceived
+                .units
+                .iter()
+                .map(|it| it.narrow(0, unit, 1))
+                .collect::<candle_core::Result<_>>()?;
+            let texts_of = texts_of(&milan.critics, &vectors)?;
+            let scores = mean_score(&milan.critics, &units, &texts_of)?.squeeze(0)?;
+            let scores = scores.to_vec1::<f32>()?;
+            let critical = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
             found[0].push(texts[0].clone());
             found[1].push(texts[best].clone());
             found[2].push(texts[critical.unwrap_or_default()].clone());
@@ -243,24 +247,21 @@ fn one_person(units: &[Annotated], teacher: &MiniLm) -> anyhow::Result<Option<Qu
     Ok(Some(people.quality(&first, teacher)?))
 }
 
-fn critic(milan: &Milan, seen: &[Seen], units: &[Annotated]) -> anyhow::Result<judge::Pair> {
+fn critic(milan: &Milan, seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Specificity> {
     let perceived = milan.perceive(&gathered(seen, units)?)?;
-    let mut scores = vec![vec![0f32; units.len()]; units.len()];
-    for (critic, vectors) in milan.critics.iter().zip(&perceived.units) {
-        let mut people = Vec::with_capacity(units.len());
-        for unit in units {
-            let texts: Vec<&str> = unit.texts.iter().map(String::as_str).collect();
-            let texts = milan.sentences.encode(&texts)?;
-            people.push(critic.texts(&texts, &mut milan::noise::Noise::none())?.mean(0)?);
-        }
-        let people = candle_core::Tensor::stack(&people, 0)?.to_device(&Device::Cpu)?;
-        let found = critic.score(vectors, &people)?.to_vec2::<f32>()?;
-        for (sum, row) in scores.iter_mut().flatten().zip(found.iter().flatten()) {
-            *sum += row;
+    let mut people: Vec<Vec<Tensor>> = vec![vec![]; milan.critics.len()];
+    for unit in units {
+        let texts: Vec<&str> = unit.texts.iter().map(String::as_str).collect();
+        let texts = texts_of(&milan.critics, &milan.sentences.encode(&texts)?)?;
+        for (people, texts) in people.iter_mut().zip(texts) {
+            people.push(texts.mean(0)?);
         }
     }
+    let people = people.iter().map(|it| Tensor::stack(it, 0));
+    let people = people.collect::<candle_core::Result<Vec<_>>>()?;
+    let scores = mean_score(&milan.critics, &perceived.units, &people)?.to_vec2::<f32>()?;
     let layers: Vec<usize> = units.iter().map(|it| it.site).collect();
-    Ok(super::measures::specificity(|i, j| scores[i][j], &layers).into())
+    Ok(specificity(|i, j| scores[i][j], &layers))
 }
 
 fn concepts(
@@ -269,13 +270,18 @@ fn concepts(
     units: &[Annotated],
     said: &[String],
 ) -> anyhow::Result<Vec<Concept>> {
-    let starts: Vec<usize> =
-        (0..seen.len()).map(|site| seen[..site].iter().map(|it| it.n_units).sum()).collect();
+    let starts = starts(seen);
+    let all_phrases: Vec<&str> = CONCEPTS.iter().flat_map(|it| it.1).copied().collect();
+    let all = milan.scores(seen, &all_phrases)?;
+    let mut next = 0;
     let mut found = Vec::new();
     for (name, phrases, pattern) in CONCEPTS {
         let pattern = Regex::new(pattern)?;
-        let all = milan.scores(seen, phrases)?;
-        let score = |it: &Annotated| all[starts[it.site] + it.unit.channel].iter().sum::<f32>();
+        let own = next..next + phrases.len();
+        next = own.end;
+        let score = |it: &Annotated| {
+            all[starts[it.site] + it.unit.channel][own.clone()].iter().sum::<f32>()
+        };
         let scores: Vec<f32> = units.iter().map(score).collect();
         let named = |it: &Annotated| it.texts.iter().filter(|text| pattern.is_match(text)).count();
         let named: Vec<usize> = units.iter().map(named).collect();

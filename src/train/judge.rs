@@ -6,11 +6,11 @@ use rust_stemmers::{Algorithm, Stemmer};
 use serde::Serialize;
 
 use super::annotations::Annotated;
-use super::describer::gathered;
+use super::features::gathered;
 use super::measures::{Specificity, Tfidf, dot, is_stop_word, specificity};
 use crate::Progress;
 use crate::describe::milan::Milan;
-use crate::describe::milan::compose::{Candidate, Candidates, TermWeights};
+use crate::describe::milan::compose::{Candidate, Candidates, Composer, TermWeights};
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 
@@ -29,22 +29,10 @@ pub struct People {
 /// How good the descriptions of some units are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Quality {
-    pub specificity: Pair,
-    pub word_specificity: Pair,
+    pub specificity: Specificity,
+    pub word_specificity: Specificity,
     /// The mean cosine with each person's words.
     pub similarity: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Pair {
-    pub same_layer: f64,
-    pub all: f64,
-}
-
-impl From<Specificity> for Pair {
-    fn from(it: Specificity) -> Pair {
-        Pair { same_layer: it.same_layer, all: it.all }
-    }
 }
 
 impl Quality {
@@ -97,9 +85,8 @@ impl People {
             vectors[i].iter().zip(&self.directions[j]).map(|(a, b)| a * b).sum::<f32>()
         };
         Ok(Quality {
-            specificity: specificity(cosine, &self.layers).into(),
-            word_specificity: specificity(|i, j| dot(&words[i], &self.words[j]), &self.layers)
-                .into(),
+            specificity: specificity(cosine, &self.layers),
+            word_specificity: specificity(|i, j| dot(&words[i], &self.words[j]), &self.layers),
             similarity: similarity.into(),
         })
     }
@@ -142,7 +129,7 @@ pub fn candidates(
     units: &[Annotated],
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Candidates>> {
-    let composer = milan.composer()?;
+    let composer = Composer::new(milan)?;
     let mut found = Vec::with_capacity(units.len());
     for some in units.chunks(32) {
         progress("describing", found.len(), units.len())?;

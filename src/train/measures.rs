@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 /// How often a unit's description fits its own unit better than another, 0..=1; chance is 0.5.
 ///
 /// NaN where there is no pair.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Specificity {
     /// Against the other units of its layer.
     pub same_layer: f64,

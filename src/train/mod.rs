@@ -1,9 +1,11 @@
 //! Training and judging describers.
 
 pub mod annotations;
+pub mod calibrate;
 pub mod critic;
 pub mod describer;
 pub mod evaluate;
+pub mod features;
 pub mod judge;
 pub mod measures;
 pub mod params;

@@ -117,10 +117,8 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
                 if view.shape().first() != Some(&scale.len()) || scale.is_empty() {
                     return Err(inconclusive!("`{name}{SCALE}` has {} values", scale.len()));
                 }
-                let rows = view.data().chunks(view.data().len() / scale.len());
-                let rows = rows.zip(scale);
-                rows.flat_map(|(row, scale)| row.iter().map(move |&it| f32::from(it as i8) * scale))
-                    .collect()
+                let rows: Vec<i8> = view.data().iter().map(|&it| it as i8).collect();
+                from_eight_bits(&rows, &scale)
             }
             other => return Err(inconclusive!("`{name}` is of type {other:?}")),
         };
@@ -175,11 +173,7 @@ pub fn rounded(matrix: &Tensor) -> anyhow::Result<Tensor> {
         return Ok(matrix.clone());
     }
     let (values, scales) = in_eight_bits(&matrix.flatten_all()?.to_vec1::<f32>()?, matrix.dim(0)?);
-    let per_row = values.len() / scales.len();
-    let rows = values.chunks(per_row).zip(scales);
-    let values: Vec<f32> =
-        rows.flat_map(|(row, scale)| row.iter().map(move |&it| f32::from(it) * scale)).collect();
-    Ok(Tensor::from_vec(values, matrix.shape(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(from_eight_bits(&values, &scales), matrix.shape(), &Device::Cpu)?)
 }
 
 /// Each row as whole numbers up to 127 and what to multiply them with.
@@ -190,4 +184,9 @@ fn in_eight_bits(values: &[f32], n_rows: usize) -> (Vec<i8>, Vec<f32>) {
     let bytes = rows.zip(&scales);
     let bytes = bytes.flat_map(|(row, scale)| row.iter().map(move |it| (it / scale).round() as i8));
     (bytes.collect(), scales)
+}
+
+fn from_eight_bits(values: &[i8], scales: &[f32]) -> Vec<f32> {
+    let rows = values.chunks(values.len() / scales.len()).zip(scales);
+    rows.flat_map(|(row, scale)| row.iter().map(move |&it| f32::from(it) * scale)).collect()
 }

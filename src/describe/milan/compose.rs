@@ -15,13 +15,13 @@ use anyhow::Context;
 use candle_core::{D, Device, IndexOp, Tensor};
 use candle_nn::ops::softmax;
 
-use super::captioner::{Captioner, Regions};
-use super::critic::Critic;
-use super::decode::{Sentence, Speaker, best_of};
-use super::noise::Noise;
-use super::phrases::{CONNECTIVES, Phrases};
-use super::sentence::{Sentences, Sum};
-use super::vocab::{Indexing, Vocabulary, tokenize};
+use super::captioner::Regions;
+use super::critic::{mean_score, texts_of};
+use super::decode::{Sentence, best_of};
+use super::phrases::CONNECTIVES;
+use super::sentence::Sum;
+use super::vocab::{Indexing, tokenize};
+use super::{Milan, Speech};
 
 /// Phrases that are joined, for each unit.
 const PHRASES: usize = 14;
@@ -64,11 +64,7 @@ pub struct Candidates {
 
 /// Everything that composing needs, prepared once.
 pub struct Composer<'a> {
-    critics: &'a [Critic],
-    sentences: &'a Sentences,
-    phrases: &'a Phrases,
-    captioner: &'a Captioner,
-    vocabulary: &'a Vocabulary,
+    milan: &'a Milan,
     /// `(phrases, sentence)`.
     vectors: Tensor,
     /// The same for each critic's tower, `(phrases, common)`.
@@ -78,48 +74,30 @@ pub struct Composer<'a> {
     /// Half the logarithm of how many units a phrase was said of, `(1, phrases)`.
     prior: Tensor,
     /// The vector that is expected of any unit, `(1, sentence)`, times [`BACKGROUND`].
-    background: Option<Tensor>,
-}
-
-/// The parts of a describer that composing uses.
-pub struct Parts<'a> {
-    pub critics: &'a [Critic],
-    pub sentences: &'a Sentences,
-    pub phrases: &'a Phrases,
-    pub captioner: &'a Captioner,
-    pub vocabulary: &'a Vocabulary,
+    background: Tensor,
 }
 
 impl<'a> Composer<'a> {
-    /// `background` is [`expected`](Composer::expected) of any unit, `(1, sentence)`.
-    pub fn new(parts: Parts<'a>, background: Option<&Tensor>) -> anyhow::Result<Composer<'a>> {
-        let Parts { critics, sentences, phrases, captioner, vocabulary } = parts;
+    pub fn new(milan: &'a Milan) -> anyhow::Result<Composer<'a>> {
+        let Milan { phrases, sentences, .. } = milan;
         let sum = |text: &str| sentences.sum(text);
         let sums = phrases.texts().iter().map(|it| sum(it)).collect::<anyhow::Result<Vec<_>>>()?;
         let vectors = sentences.encode_sums(&sums)?;
-        let towers = critics
-            .iter()
-            .map(|critic| critic.texts(&vectors, &mut Noise::none()))
-            .collect::<candle_core::Result<_>>()?;
         let prior: Vec<f32> = phrases.n_units().iter().map(|&n| 0.5 * (n as f32).ln()).collect();
         Ok(Composer {
-            critics,
-            sentences,
-            phrases,
-            captioner,
-            vocabulary,
+            milan,
+            towers: texts_of(&milan.critics, &vectors)?,
             vectors,
-            towers,
             sums,
             connectives: CONNECTIVES.iter().map(|it| sum(it)).collect::<anyhow::Result<_>>()?,
             prior: Tensor::new(prior.as_slice(), &Device::Cpu)?.unsqueeze(0)?,
-            background: background.map(|it| it * BACKGROUND).transpose()?,
+            background: (&milan.background * BACKGROUND)?,
         })
     }
 
     /// The critics' mean score of every phrase, `(units, phrases)`; a vector a unit from each critic.
     fn phrase_scores(&self, units: &[Tensor]) -> candle_core::Result<Tensor> {
-        mean_score(self.critics, units, &self.towers)
+        mean_score(&self.milan.critics, units, &self.towers)
     }
 
     /// The sentence vector that the critics expect of each unit, `(units, sentence)`, and the logarithm of
@@ -138,10 +116,8 @@ impl<'a> Composer<'a> {
         regions: &Regions,
     ) -> anyhow::Result<Vec<Candidates>> {
         let scores = self.phrase_scores(units)?;
-        let (mut expected, log_p) = self.expected(units)?;
-        if let Some(background) = &self.background {
-            expected = expected.broadcast_sub(background)?;
-        }
+        let (expected, log_p) = self.expected(units)?;
+        let expected = expected.broadcast_sub(&self.background)?;
         let agreement = expected.matmul(&self.vectors.t()?)?;
         let order = (scores + (&agreement * AGREEMENT)?)?.to_vec2::<f32>()?;
         let entropy = (log_p.exp()? * &log_p)?.sum(1)?.neg()?.to_vec1::<f32>()?;
@@ -154,7 +130,7 @@ impl<'a> Composer<'a> {
         }
         let texts: Vec<Vec<String>> =
             read.iter().map(|it| it.iter().map(|it| it.text.clone()).collect()).collect();
-        let log_p = captioned(self.captioner, self.vocabulary, regions, &texts)?;
+        let log_p = captioned(&self.milan.speech, regions, &texts)?;
         for (candidates, log_p) in read.iter_mut().zip(log_p) {
             candidates.iter_mut().zip(log_p).for_each(|(it, log_p)| it.terms[2] = log_p);
         }
@@ -169,41 +145,33 @@ impl<'a> Composer<'a> {
         expected: &Tensor,
         order: &[f32],
     ) -> anyhow::Result<Vec<Candidate>> {
+        let Milan { phrases: all, sentences, critics, .. } = self.milan;
         let phrases = best_of(order, PHRASES);
         let places: Vec<u32> = phrases.iter().map(|&it| it as u32).collect();
         let vectors =
             self.vectors.index_select(&Tensor::new(places.as_slice(), &Device::Cpu)?, 0)?;
         let alike = vectors.matmul(&vectors.t()?)?.to_vec2::<f32>()?;
         let mut sums: Vec<Sum> = phrases.iter().map(|&it| self.sums[it].clone()).collect();
-        let mut texts: Vec<String> =
-            phrases.iter().map(|&it| self.phrases.texts()[it].clone()).collect();
+        let mut texts: Vec<String> = phrases.iter().map(|&it| all.texts()[it].clone()).collect();
         for (i, &a) in phrases.iter().enumerate() {
             for (j, &b) in phrases.iter().enumerate() {
                 for connective in 0..CONNECTIVES.len() {
                     // Of "a and b" and "b and a" the captioner would choose, and costs more than it is worth.
                     let again = connective == 0 && j < i;
-                    if i == j
-                        || again
-                        || SAME < alike[i][j]
-                        || !self.phrases.may_join(a, connective, b)
-                    {
+                    if i == j || again || SAME < alike[i][j] || !all.may_join(a, connective, b) {
                         continue;
                     }
                     let mut sum = self.sums[a].clone();
                     sum.add(&self.connectives[connective]);
                     sum.add(&self.sums[b]);
                     sums.push(sum);
-                    texts.push(self.phrases.join(a, connective, b));
+                    texts.push(all.join(a, connective, b));
                 }
             }
         }
-        let vectors = self.sentences.encode_sums(&sums)?;
-        let towers = self
-            .critics
-            .iter()
-            .map(|it| it.texts(&vectors, &mut Noise::none()))
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        let critic = mean_score(self.critics, unit, &towers)?.i(0)?;
+        let vectors = sentences.encode_sums(&sums)?;
+        let towers = texts_of(critics, &vectors)?;
+        let critic = mean_score(critics, unit, &towers)?.i(0)?;
         let agreement = vectors.matmul(&expected.t()?)?.squeeze(1)?;
         let order = (&critic + (&agreement * AGREEMENT)?)?.to_vec1::<f32>()?;
         let (critic, agreement) = (critic.to_vec1::<f32>()?, agreement.to_vec1::<f32>()?);
@@ -219,22 +187,9 @@ impl<'a> Composer<'a> {
     }
 }
 
-/// The mean over the critics of each unit's score with each text, `(units, texts)`.
-pub fn mean_score(
-    critics: &[Critic],
-    units: &[Tensor],
-    texts: &[Tensor],
-) -> candle_core::Result<Tensor> {
-    let scores = critics.iter().zip(units.iter().zip(texts));
-    let scores =
-        scores.map(|(it, (units, texts))| it.score(units, texts)).collect::<Result<Vec<_>, _>>()?;
-    Tensor::stack(&scores, 0)?.mean(0)
-}
-
 /// `log p(d|E)` of some texts for each unit, as many for each.
 fn captioned(
-    captioner: &Captioner,
-    vocabulary: &Vocabulary,
+    speech: &Speech,
     regions: &Regions,
     texts: &[Vec<String>],
 ) -> anyhow::Result<Vec<Vec<f32>>> {
@@ -243,13 +198,12 @@ fn captioned(
         let words = text.map(|it| tokenize(it)).unwrap_or_default();
         let how = Indexing { stop: true, unknown: true, ..Default::default() };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let tokens = vocabulary.index(&[words], how).swap_remove(0);
+        let tokens = speech.vocabulary.index(&[words], how).swap_remove(0);
         Sentence { tokens, score: 0. }
     };
     // Where a unit has fewer, empty sentences fill its rows.
     let rows: Vec<Sentence> =
         texts.iter().flat_map(|it| (0..most).map(|at| sentence(it.get(at)))).collect();
-    let speaker = Speaker { captioner, lm: None, vocabulary, length: usize::MAX };
-    let log_p = speaker.log_p_given(regions, &rows)?;
+    let log_p = speech.speaker(usize::MAX).log_p_given(regions, &rows)?;
     Ok(texts.iter().zip(log_p.chunks(most)).map(|(it, log_p)| log_p[..it.len()].to_vec()).collect())
 }

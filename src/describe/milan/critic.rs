@@ -64,3 +64,21 @@ impl Critic {
         units.matmul(&texts.t()?)?.broadcast_mul(&self.scale.exp()?)
     }
 }
+
+/// Each critic's vectors of units, from their regions' features.
+pub fn units_of(critics: &[Critic], features: &Tensor) -> Result<Vec<Tensor>> {
+    critics.iter().map(|it| it.units(features, &mut Noise::none())).collect()
+}
+
+/// Each critic's vectors of texts, from their sentences' vectors.
+pub fn texts_of(critics: &[Critic], vectors: &Tensor) -> Result<Vec<Tensor>> {
+    critics.iter().map(|it| it.texts(vectors, &mut Noise::none())).collect()
+}
+
+/// The mean over the critics of each unit's score with each text, `(units, texts)`.
+pub fn mean_score(critics: &[Critic], units: &[Tensor], texts: &[Tensor]) -> Result<Tensor> {
+    let scores = critics.iter().zip(units.iter().zip(texts));
+    let scores =
+        scores.map(|(it, (units, texts))| it.score(units, texts)).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&scores, 0)?.mean(0)
+}

@@ -45,8 +45,8 @@ use crate::model::run::Network;
 use crate::unit::Reading;
 use captioner::{Captioner, Regions};
 use checkpoint::{Contents, Settings};
-use compose::{Candidate, Candidates, Composer, Parts, TermWeights, mean_score};
-use critic::Critic;
+use compose::{Candidate, Candidates, Composer, TermWeights};
+use critic::{Critic, mean_score, texts_of, units_of};
 use decode::Speaker;
 use encoder::{Encoder, Resizing};
 use lm::LanguageModel;
@@ -56,7 +56,7 @@ use phrases::Phrases;
 use pieces::Pieces;
 use sentence::Sentences;
 use shelf::Shelf;
-use vocab::Vocabulary;
+use vocab::{Vocabulary, capitalised};
 
 /// The weights that the program carries.
 pub const BUILT_IN: &[u8] = include_bytes!("../../../assets/describer/milan.safetensors");
@@ -139,11 +139,9 @@ impl Milan {
 
     /// Strict: no tensor may be missing, of another shape, or left over.
     pub fn new(contents: Contents) -> anyhow::Result<Milan> {
-        let Contents { settings, words, pieces, phrases, seen, mut tensors } = contents;
-        let rest = tensors.split_off("encoder/"); // Behind all that begins with `encoder.`.
-        let mut before = tensors;
-        let own = before.split_off("encoder.");
-        before.extend(rest);
+        let Contents { settings, words, pieces, phrases, seen, tensors } = contents;
+        let (own, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            tensors.into_iter().partition(|(name, _)| name.starts_with("encoder."));
         let own: BTreeMap<String, Tensor> = own
             .into_iter()
             .map(|(name, tensor)| (name.trim_start_matches("encoder.").to_owned(), tensor))
@@ -154,7 +152,7 @@ impl Milan {
         let sites: Vec<&str> = settings.encoder.sites.iter().map(String::as_str).collect();
         let encoder = Encoder::new(network, &sites, Resizing::Area)?.with_colours();
 
-        let shelf = Shelf::new(before);
+        let shelf = Shelf::new(rest);
         let vb = shelf.builder();
         let n_features = encoder.n_features();
         let vocabulary = Vocabulary::new(words);
@@ -200,29 +198,19 @@ impl Milan {
     /// Looks with critics and captioner at features `(units, k, features)` as the encoder gave them.
     pub fn perceive(&self, features: &Tensor) -> anyhow::Result<Perceived> {
         let features = self.standard(features)?;
-        let units = self.critics.iter().map(|it| it.units(&features, &mut Noise::none()));
         Ok(Perceived {
-            units: units.collect::<candle_core::Result<_>>()?,
+            units: units_of(&self.critics, &features)?,
             regions: self.speech.regions(&features, &mut Noise::none())?,
         })
     }
 
-    pub fn composer(&self) -> anyhow::Result<Composer<'_>> {
-        Composer::new(
-            Parts {
-                critics: &self.critics,
-                sentences: &self.sentences,
-                phrases: &self.phrases,
-                captioner: &self.speech.captioner,
-                vocabulary: &self.speech.vocabulary,
-            },
-            Some(&self.background),
-        )
-    }
-
     /// The readings of the units of a site, best first.
-    pub fn read(&self, seen: &Seen, progress: Tick<'_>) -> anyhow::Result<Vec<Vec<Reading>>> {
-        let composer = self.composer()?;
+    pub fn read(
+        &self,
+        composer: &Composer<'_>,
+        seen: &Seen,
+        progress: Tick<'_>,
+    ) -> anyhow::Result<Vec<Vec<Reading>>> {
         let units: Vec<usize> = (0..seen.n_units).collect();
         let read = |units: &[usize]| {
             let perceived = self.perceive(&seen.features(units)?)?;
@@ -272,8 +260,7 @@ impl Milan {
     /// The critics' mean score of each phrase for each unit of all sites, `units × phrases`.
     pub fn scores(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
         let vectors = self.sentences.encode(phrases)?;
-        let texts = self.critics.iter().map(|it| it.texts(&vectors, &mut Noise::none()));
-        let texts = texts.collect::<candle_core::Result<Vec<_>>>()?;
+        let texts = texts_of(&self.critics, &vectors)?;
         let parts: Vec<(&Seen, Vec<usize>)> = seen
             .iter()
             .flat_map(|seen| {
@@ -283,8 +270,7 @@ impl Milan {
             .collect();
         let scores = parts.par_iter().map(|(seen, units)| {
             let features = self.standard(&seen.features(units)?)?;
-            let units = self.critics.iter().map(|it| it.units(&features, &mut Noise::none()));
-            let units = units.collect::<candle_core::Result<Vec<_>>>()?;
+            let units = units_of(&self.critics, &features)?;
             Ok(mean_score(&self.critics, &units, &texts)?.to_vec2::<f32>()?)
         });
         Ok(scores.collect::<anyhow::Result<Vec<_>>>()?.concat())
@@ -347,11 +333,4 @@ pub fn spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
 pub fn seen_key(site: &SiteExemplars, unit: usize) -> String {
     let text = format!("{}/{unit}/{:?}", site.site, site.ids(unit));
     files::sha256(text.as_bytes())[..12].to_owned()
-}
-
-fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or(String::new(), |it| it.to_uppercase().collect::<String>() + letters.as_str())
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
 use rayon::prelude::*;
 
 use super::authors;
+use super::compose::Composer;
 use super::decode::{Ending, Speaker};
 use super::encoder::Resizing;
 use super::look::{Input, Seen, look};
@@ -49,9 +49,10 @@ pub(crate) fn read(
         done.set(done.get() + n);
         progress("describing", done.get(), n_units)
     };
+    let composer = Composer::new(&milan)?;
     let mut readings = Readings::new();
     for (site, seen) in sites.iter().zip(&seen) {
-        let read = milan.read(seen, &tick)?.into_iter().enumerate();
+        let read = milan.read(&composer, seen, &tick)?.into_iter().enumerate();
         readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
     }
     let phrases: Vec<&str> = config.phrases.iter().map(String::as_str).collect();
@@ -81,7 +82,7 @@ fn by_authors(
         length: it.length,
     };
     let say = |seen: &Seen, units: &[usize]| {
-        let features = seen.features(units)?.to_device(&Device::Cpu)?;
+        let features = seen.features(units)?;
         let beams = speaker.beam(&it.captioner.regions(&features)?, it.beam_size, None)?;
         let say = |beam: &Vec<super::decode::Sentence>| {
             let (best, _, _) = speaker.rerank(beam, it.temperature, ending)?;

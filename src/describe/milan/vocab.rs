@@ -88,7 +88,7 @@ impl Vocabulary {
 }
 
 /// The first letter large and all others small, as Python's `capitalize`.
-fn capitalised(text: &str) -> String {
+pub(super) fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |first| {
         first.to_uppercase().collect::<String>() + &letters.as_str().to_lowercase()

@@ -1,0 +1,95 @@
+//! How much each term of a sentence's score counts, and how sure descriptions and evidence are.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::describer::{Material, refs};
+use super::features::{gathered, starts};
+use super::judge;
+use crate::Progress;
+use crate::describe::milan::checkpoint::Contents;
+use crate::describe::milan::compose::Composer;
+use crate::describe::milan::logistic::Logistic;
+use crate::describe::milan::minilm::MiniLm;
+use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, spread};
+
+/// What is expected of any unit, how much each term of a sentence's score counts, and how sure it is: by the
+/// units that choose.
+pub fn calibrate(
+    contents: &mut Contents,
+    material: &Material,
+    teacher: &MiniLm,
+    progress: Progress<'_>,
+) -> anyhow::Result<()> {
+    let plain = Milan::new(contents.clone())?;
+    let background = {
+        let composer = Composer::new(&plain)?;
+        let mut sum =
+            Tensor::zeros((1, contents.settings.sentence.sentence), DType::F32, &Device::Cpu)?;
+        for some in material.learn.chunks(64) {
+            let perceived = plain.perceive(&gathered(&material.seen, some)?)?;
+            sum = (sum + composer.expected(&perceived.units)?.0.sum_keepdim(0)?)?;
+        }
+        (sum / material.learn.len() as f64)?
+    };
+    contents.tensors.insert("background".into(), background);
+    let milan = Milan::new(contents.clone())?;
+    let candidates = judge::candidates(&milan, &material.seen, &material.choose, progress)?;
+    let people = judge::People::new(&material.choose, teacher)?;
+
+    let mut best = (f64::NEG_INFINITY, contents.settings.terms);
+    for agreement in [8., 16., 24.] {
+        for captioner in [0., 0.15, 0.3, 0.5] {
+            for words in [0., 0.3] {
+                let terms = [1., agreement, captioner, words];
+                let texts = judge::best_texts(&candidates, &terms);
+                let quality = people.quality(&refs(&texts), teacher)?;
+                if best.0 < quality.overall() {
+                    best = (quality.overall(), terms);
+                }
+            }
+        }
+    }
+    contents.settings.terms = best.1;
+
+    // Would a person agree? As much as people do with each other, in the middle.
+    let agreement = people.agreement_among_people();
+    let (mut xs, mut ys) = (vec![], vec![]);
+    for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
+        let area = material.seen[unit.site].area(unit.unit.channel);
+        let chosen = milan::choose(it, &best.1, 3);
+        for place in 0..chosen.len() {
+            let alike = people.similarity(at, &chosen[place].text, teacher)?;
+            xs.push(confidence_terms(&chosen, place, it.entropy, area, &best.1));
+            ys.push(agreement <= alike);
+        }
+    }
+    contents.settings.confidence = Logistic::fit(&xs, &ys);
+
+    // Would a person name it? Phrases that were said of enough units, against all units of the network.
+    let phrases: Vec<&str> = milan
+        .phrases
+        .texts()
+        .iter()
+        .zip(milan.phrases.n_units())
+        .filter(|(text, n)| 25 <= **n && !text.contains(' '))
+        .map(|(text, _)| text.as_str())
+        .collect();
+    let everything = milan.scores(&material.seen, &phrases)?;
+    let starts = starts(&material.seen);
+    let (mut xs, mut ys) = (vec![], vec![]);
+    for (at, phrase) in phrases.iter().enumerate() {
+        let (mean, std) = spread(everything.iter().map(|it| it[at]));
+        let stem = milan::phrases::stems(&milan::phrases::words(phrase));
+        for unit in &material.choose {
+            let score = everything[starts[unit.site] + unit.unit.channel][at];
+            xs.push(evidence_terms(score, mean, std));
+            ys.push(
+                unit.texts.iter().any(|text| {
+                    stem.is_subset(&milan::phrases::stems(&milan::phrases::words(text)))
+                }),
+            );
+        }
+    }
+    contents.settings.evidence = Logistic::fit(&xs, &ys);
+    Ok(())
+}

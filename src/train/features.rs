@@ -1,0 +1,85 @@
+//! The features of the units that people described, computed once.
+
+use std::path::Path;
+
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use half::f16;
+
+use super::annotations::Annotated;
+use super::stage::{Tensors, stage};
+use crate::Progress;
+use crate::data::{self, Preprocess};
+use crate::describe::milan::checkpoint::EncoderSettings;
+use crate::describe::milan::encoder::Encoder;
+use crate::describe::milan::look::{Input, Pictures, Seen, look};
+use crate::exemplars::SiteExemplars;
+use crate::files::{digest, sha256};
+
+/// What features depend on.
+pub fn features_inputs(
+    settings: &EncoderSettings,
+    tensors: &Tensors,
+    exemplars: &Path,
+    images: &Path,
+) -> anyhow::Result<String> {
+    let mut values = String::new();
+    for (name, tensor) in tensors.iter().filter(|(name, _)| name.starts_with("encoder.")) {
+        let bytes = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
+        values += &format!("{name} {} ", sha256(&bytes));
+    }
+    let images = images.canonicalize().unwrap_or_else(|_| images.to_owned());
+    Ok(format!("{settings:?} {values} {} {images:?}", digest(exemplars)?.1))
+}
+
+/// The features of every exemplar of every site, kept in the work folder.
+pub fn features(
+    work: &Path,
+    inputs: &str,
+    encoder: &Encoder,
+    input: &Input,
+    sites: &[SiteExemplars],
+    images: &Path,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Seen>> {
+    let dataset = data::open(images, &[])?;
+    let tensors = stage(work, "features", inputs, || {
+        let preprocess = Preprocess::of("resnet152");
+        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
+        let seen = look(encoder, input, sites, pictures, progress)?;
+        let mut tensors = Tensors::new();
+        for (site, seen) in sites.iter().zip(&seen) {
+            let (features, areas) = seen.parts();
+            let values: Vec<f32> = features.iter().map(|it| it.to_f32()).collect();
+            let shape = (seen.n_units, seen.k, seen.n_features);
+            tensors.insert(site.site.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+            let areas = Tensor::new(areas, &Device::Cpu)?;
+            tensors.insert(format!("{}.area", site.site), areas);
+        }
+        Ok(tensors)
+    })?;
+    sites
+        .iter()
+        .map(|site| {
+            let features = &tensors[&site.site];
+            let (n, k, f) = features.dims3()?;
+            let values = features.flatten_all()?.to_vec1::<f32>()?;
+            let values = values.into_iter().map(f16::from_f32).collect();
+            let areas = tensors[&format!("{}.area", site.site)].to_vec1()?;
+            Seen::from_parts([n, k, f], values, areas).context("features of another shape")
+        })
+        .collect()
+}
+
+/// Features of some units, `(units, k, features)`.
+pub fn gathered(seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Tensor> {
+    let one = |it: &Annotated| seen[it.site].features(&[it.unit.channel]);
+    let all = units.iter().map(one).collect::<candle_core::Result<Vec<_>>>()?;
+    Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")
+}
+
+/// For each site the place of its first unit among those of all sites.
+pub fn starts(seen: &[Seen]) -> Vec<usize> {
+    (0..seen.len()).map(|site| seen[..site].iter().map(|it| it.n_units).sum()).collect()
+}
