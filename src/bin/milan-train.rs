@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use milan::cli::{self, Bars, When};
 use milan::report::Verdict;
+use milan::train::overlap::Against;
 use milan::train::{describer, evaluate};
 
 /// Train describers, and judge them by what people said
@@ -27,6 +28,9 @@ enum Command {
         /// The network that looks at pictures: any known one, as safetensors
         #[arg(long, value_name = "FILE")]
         encoder: PathBuf,
+        /// Regions whose names are known, to learn those too: regions.csv, regions.safetensors
+        #[arg(long, value_name = "DIR")]
+        regions: Option<PathBuf>,
         /// The folder of the describer, its card, and finished stages, from which a run goes on
         #[arg(long, value_name = "DIR", default_value = "describer")]
         out: PathBuf,
@@ -41,6 +45,15 @@ enum Command {
         /// The describer [default: the built-in one]
         #[arg(long, value_name = "FILE")]
         describer: Option<PathBuf>,
+        /// Regions whose names are known: does the critic find the units that fire there?
+        #[arg(long, value_name = "DIR", requires = "network")]
+        regions: Option<PathBuf>,
+        /// The network whose units are held against the regions
+        #[arg(long, value_name = "FILE", requires = "regions")]
+        network: Option<PathBuf>,
+        /// Its layers, as patterns [default: its architecture's own choice]
+        #[arg(long, value_name = "GLOB", value_delimiter = ',', requires = "network")]
+        layers: Vec<String>,
         /// Also write the tables as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -83,7 +96,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
     match command {
-        Command::Describer { material, encoder, out, seed } => {
+        Command::Describer { material, encoder, regions, out, seed } => {
             cli::start_threads(material.threads)?;
             let bars = Bars::new(material.progress, false)?;
             let config = describer::Config {
@@ -91,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
                 exemplars: material.exemplars,
                 images: material.images,
                 encoder,
+                regions,
                 sentence_encoder: material.sentence_encoder,
                 out,
                 seed,
@@ -98,8 +112,14 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
             let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
             cli::print(&format!("wrote {}\n", file.display()))?;
         }
-        Command::Evaluate { material, describer, json, work } => {
+        Command::Evaluate { material, describer, regions, network, layers, json, work } => {
             cli::start_threads(material.threads)?;
+            let overlap = regions.zip(network).map(|(regions, network)| Against {
+                network,
+                layers,
+                regions,
+                threads: rayon::current_num_threads(),
+            });
             let bars = Bars::new(material.progress, false)?;
             let config = evaluate::Config {
                 annotations: material.annotations,
@@ -107,6 +127,7 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
                 images: material.images,
                 sentence_encoder: material.sentence_encoder,
                 describer,
+                overlap,
                 work,
             };
             let found =

@@ -17,6 +17,8 @@ use crate::describe::milan::noise::Noise;
 
 const EPOCHS: usize = 25;
 const BATCH: usize = 256;
+/// Names that go with each batch.
+const NAMES: usize = 32;
 /// How much of the probability is spread over the whole batch.
 const SMOOTHING: f64 = 0.1;
 
@@ -30,9 +32,19 @@ pub struct Pairs {
     pub layers: Vec<usize>,
 }
 
-/// The weights that know the units of `judge` best, as they will be read from a file.
+/// Regions of which only the name is known.
+pub struct Named {
+    /// Of each name, standardised, `(regions, features)`.
+    pub features: Vec<Tensor>,
+    /// The names' vectors, `(names, sentence)`.
+    pub sentences: Tensor,
+}
+
+/// The weights that know the units of `judge` best, as they will be read from a file. With each batch of
+/// units go some names, each a unit of which a few regions were picked.
 pub fn train(
     learn: &Pairs,
+    named: Option<&Named>,
     judge: &Pairs,
     sizes: Sizes,
     seed: u64,
@@ -60,16 +72,22 @@ pub fn train(
             let some = index::sample(&mut rng, k, n_some);
             let some: Vec<u32> = some.into_iter().map(|it| it as u32).collect();
             let units: Vec<u32> = batch.iter().map(|&it| it as u32).collect();
-            let features = learn
-                .features
-                .index_select(&Tensor::new(units, &Device::Cpu)?, 0)?
-                .index_select(&Tensor::new(some, &Device::Cpu)?, 1)?;
+            let mut features = vec![
+                learn
+                    .features
+                    .index_select(&Tensor::new(units, &Device::Cpu)?, 0)?
+                    .index_select(&Tensor::new(some, &Device::Cpu)?, 1)?,
+            ];
             let sentence = |&at: &usize| {
                 let rows: Vec<usize> = (0..learn.sentences[at].dim(0)?).collect();
                 learn.sentences[at].get(rows.choose(&mut rng).copied().unwrap_or_default())
             };
-            let sentences = batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
-            let units = critic.units(&features, &mut noise)?;
+            let mut sentences = batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
+            for (name, own) in named.into_iter().flat_map(|it| it.picked(NAMES, n_some, &mut rng)) {
+                features.push(own?.unsqueeze(0)?);
+                sentences.push(name?);
+            }
+            let units = critic.units(&Tensor::cat(&features, 0)?, &mut noise)?;
             let texts = critic.texts(&Tensor::stack(&sentences, 0)?, &mut noise)?;
             let scores = critic.score(&units, &texts)?;
             let loss = (contrast(&scores)? + contrast(&scores.t()?)?)?;
@@ -85,6 +103,27 @@ pub fn train(
     progress("critic", EPOCHS, EPOCHS)?;
     let tensors = best.map_or_else(|| params.values(), |(_, values)| Ok(values))?;
     tensors.into_iter().map(|(name, it)| Ok((name, rounded(&it)?))).collect()
+}
+
+impl Named {
+    /// The vectors of some names, no two the same, each with the features of so many of its regions; where
+    /// there are fewer, some come twice.
+    fn picked(
+        &self,
+        n_names: usize,
+        n_regions: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<(candle_core::Result<Tensor>, candle_core::Result<Tensor>)> {
+        let n_names = n_names.min(self.features.len());
+        let names = index::sample(rng, self.features.len(), n_names);
+        let mut one = |name: usize| {
+            let own = &self.features[name];
+            let n = own.dim(0)? as u32;
+            let places: Vec<u32> = (0..n_regions).map(|_| rng.random_range(0..n)).collect();
+            own.index_select(&Tensor::new(places, &Device::Cpu)?, 0)
+        };
+        names.into_iter().map(|name| (self.sentences.get(name), one(name))).collect()
+    }
 }
 
 /// Cross entropy with each row's own column, smoothed.
@@ -129,7 +168,7 @@ mod tests {
     fn a_critic_learns_which_sentence_belongs_to_a_unit_and_is_the_same_again() {
         let sizes = Sizes { features: 8, hidden: 32, sentence: 8, common: 16 };
         let (learn, judge) = (pairs(400, 1), pairs(60, 2));
-        let train = || train(&learn, &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
+        let train = || train(&learn, None, &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
         let tensors = train();
         let vb = candle_nn::VarBuilder::from_tensors(
             tensors.clone().into_iter().collect(),

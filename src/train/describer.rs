@@ -11,8 +11,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::annotations::{self, Annotated, part};
 use super::calibrate::calibrate;
-use super::critic::{self, Pairs};
-use super::features::{features, features_inputs, gathered};
+use super::critic::{self, Named, Pairs};
+use super::features::{Looker, gathered};
+use super::regions::Regions;
 use super::sentence;
 use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
@@ -22,7 +23,7 @@ use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT
 use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
-use crate::describe::milan::look::{Input, Seen};
+use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
 use crate::describe::milan::pieces::Pieces;
@@ -44,6 +45,8 @@ pub struct Config {
     pub encoder: PathBuf,
     /// The folder of all-MiniLM-L6-v2.
     pub sentence_encoder: PathBuf,
+    /// A folder of regions whose names are known, to learn those as well.
+    pub regions: Option<PathBuf>,
     /// Where the describer, its card and the stages are written.
     pub out: PathBuf,
     pub seed: u64,
@@ -51,7 +54,7 @@ pub struct Config {
 
 /// Of the pieces' vectors and of what stands behind them.
 const SENTENCE: tower::Sizes = tower::Sizes { piece: 160, hidden: 512, sentence: 384 };
-const CRITICS: usize = 2;
+const CRITICS: usize = 3;
 /// Sentences of two phrases that the sentence tower learns beside what people said.
 const COMPOSED: usize = 6000;
 /// Words that were written once are not learnt.
@@ -71,19 +74,27 @@ pub struct Material {
 pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
-    let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
+    let looker = Looker::new(&encoder, &settings, &encoder_tensors, &config.images, &work)?;
     let sites = annotations::exemplars(&config.exemplars)?;
     let annotated = annotations::read(&config.annotations, &sites)?;
-    let inputs = features_inputs(&settings, &encoder_tensors, &config.exemplars, &config.images)?;
-    let seen = features(&work, &inputs, &encoder, &input, &sites, &config.images, progress)?;
+    let network = Preprocess::of("resnet152");
+    let digest_of = |path: &Path| Ok::<_, anyhow::Error>(digest(path)?.1);
+    let inputs = digest_of(&config.exemplars)?;
+    let seen = looker.look("features", &inputs, &sites, &network, progress)?;
     let material = split(seen, annotated);
+    let regions = config.regions.as_deref().map(Regions::read).transpose()?;
     let (learn, choose) = (&material.learn, &material.choose);
 
     // What people say.
     let texts: Vec<Vec<String>> = learn.iter().map(|it| it.texts.clone()).collect();
     let phrases = Phrases::gather(&texts);
     let vocabulary = vocabulary(&texts);
-    let inputs = format!("{inputs} {} {}", digest(&config.annotations)?.1, config.seed);
+    let inputs = format!(
+        "{} {inputs} {} {}",
+        looker.inputs,
+        digest_of(&config.annotations)?,
+        config.seed
+    );
 
     // The sentence tower.
     let teacher = MiniLm::open(&config.sentence_encoder)?;
@@ -114,6 +125,21 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     };
     let learn_pairs = pairs(learn, &learn_features)?;
     let choose_pairs = pairs(choose, &choose_features)?;
+    let (mut named, mut region_keys) = (None, vec![]);
+    if let Some(regions) = &regions {
+        let inputs = regions.keys.concat();
+        let masks = std::slice::from_ref(&regions.masks);
+        let seen = looker.look("regions", &inputs, masks, &network, progress)?.swap_remove(0);
+        let names = regions.by_name(|it| regions.is_to_learn(it));
+        let own = |places: &Vec<usize>| standard(&seen.features(places)?)?.squeeze(1);
+        let texts: Vec<&str> = names.keys().copied().collect();
+        named = Some(Named {
+            features: names.values().map(own).collect::<candle_core::Result<_>>()?,
+            sentences: sentences.encode(&texts)?,
+        });
+        let learnt = (0..regions.keys.len()).filter(|&it| regions.is_to_learn(it));
+        region_keys = learnt.map(|it| regions.keys[it].clone()).collect();
+    }
     let critic = asked::Sizes {
         features: n_features,
         hidden: 512,
@@ -123,9 +149,9 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let mut tensors = Tensors::new();
     for at in 0..CRITICS {
         let seed = config.seed + 1 + at as u64;
-        let inputs = format!("{inputs} {critic:?} {seed} {sentence_tensors:?}");
+        let inputs = format!("{inputs} {critic:?} {seed} {region_keys:?}");
         let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
-            critic::train(&learn_pairs, &choose_pairs, critic, seed, progress)
+            critic::train(&learn_pairs, named.as_ref(), &choose_pairs, critic, seed, progress)
         })?;
         tensors.extend(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)));
     }
@@ -165,7 +191,9 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         Tensor::zeros((1, SENTENCE.sentence), DType::F32, &Device::Cpu)?,
     );
     let mut seen: Vec<String> = learn.iter().chain(choose).map(|it| it.key.clone()).collect();
+    seen.extend(region_keys);
     seen.sort();
+    seen.dedup();
     let even = Logistic::fit(&[], &[]);
     let mut contents = Contents {
         settings: Settings {
@@ -265,7 +293,7 @@ fn split(seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
     let (mut learn, mut choose, mut held_out) = (vec![], vec![], 0);
     for it in annotated {
         // The last digit decides what is held out, the next one what chooses.
-        match part(&it.unit, 90) {
+        match part(&format!("{}/{}", it.unit.site, it.unit.channel), 90) {
             rest if rest % 10 == 0 => held_out += 1,
             rest if rest < 10 => choose.push(it),
             _ => learn.push(it),

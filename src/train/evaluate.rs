@@ -9,18 +9,21 @@ use regex::Regex;
 use serde::Serialize;
 
 use super::annotations::{self, Annotated};
-use super::features::{features, features_inputs, gathered, starts};
+use super::features::{Looker, gathered, starts};
 use super::judge::{self, People, Quality, best_texts};
 use super::measures::{
     Bin, Specificity, auroc, bleu, calibration_error, precision_recall, reliability, specificity,
 };
+use super::overlap::{Against, Overlap, overlap};
 use crate::Progress;
+use crate::data::Preprocess;
 use crate::describe::milan::compose::Candidates;
 use crate::describe::milan::critic::{mean_score, texts_of};
 use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
+use crate::files::digest;
 use crate::report::{new_table, right};
 use crate::usage;
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub sentence_encoder: PathBuf,
     /// A describer; `None` is the built-in one.
     pub describer: Option<PathBuf>,
+    /// Regions whose names are known, and the network whose units are held against them.
+    pub overlap: Option<Against>,
     /// Where features are kept; `None` keeps none.
     pub work: Option<PathBuf>,
 }
@@ -94,16 +99,6 @@ pub struct Confidence {
     pub agreed: f64,
 }
 
-/// The critic's evidence against where units fire.
-#[derive(Debug, Serialize)]
-pub struct Overlap {
-    pub network: String,
-    pub phrase: String,
-    pub units_true: usize,
-    pub auroc: Option<f64>,
-    pub average_precision: Option<f64>,
-}
-
 /// A name, the phrases whose evidence is asked for, and what people write.
 const CONCEPTS: [(&str, &[&str], &str); 11] = [
     (
@@ -139,7 +134,7 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         None => checkpoint::from_bytes(milan::BUILT_IN)?,
     };
     let settings = &contents.settings.encoder;
-    let inputs = features_inputs(settings, &contents.tensors, &config.exemplars, &config.images)?;
+    let (settings, tensors) = (settings.clone(), contents.tensors.clone());
     let milan = Milan::new(contents)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
     let sites = annotations::exemplars(&config.exemplars)?;
@@ -154,8 +149,11 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
     }
     let scratch = tempfile::tempdir()?;
     let work = config.work.as_deref().unwrap_or(scratch.path());
-    let input = milan.input();
-    let seen = features(work, &inputs, &milan.encoder, &input, &sites, &config.images, progress)?;
+    let looker = Looker::new(&milan.encoder, &settings, &tensors, &config.images, work)?;
+    drop(tensors);
+    let inputs = digest(&config.exemplars)?.1;
+    let seen =
+        looker.look("features", &inputs, &sites, &Preprocess::of("resnet152"), progress)?;
 
     let people = People::new(&units, &teacher)?;
     let candidates = judge::candidates(&milan, &seen, &units, progress)?;
@@ -184,6 +182,10 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         .iter()
         .map(|it| it.texts.iter().map(|text| milan::phrases::words(text)).collect())
         .collect();
+    let overlap = match &config.overlap {
+        Some(against) => overlap(&milan, &looker, against, progress)?,
+        None => vec![],
+    };
     Ok(Evaluation {
         shipped: SHIPPED,
         units: units.len(),
@@ -192,7 +194,7 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         concepts: concepts(&milan, &seen, &units, &composed)?,
         calibration: calibration(&milan, &seen, &units, &candidates, &people, &teacher)?,
         bleu: bleu(&hypotheses, &references),
-        overlap: vec![],
+        overlap,
     })
 }
 
@@ -404,5 +406,28 @@ pub fn table(found: &Evaluation) -> String {
         maybe(calibration.auroc),
         number(found.bleu)
     );
+    if !found.overlap.is_empty() {
+        let header =
+            ["phrase", "regions", "best IoU", "wanted", "units", "AUROC", "average precision"];
+        let mut overlap = new_table(WIDTH, &header);
+        for it in &found.overlap {
+            overlap.add_row(vec![
+                it.phrase.clone(),
+                it.regions.to_string(),
+                number(it.best),
+                it.truth.to_owned(),
+                it.units_true.to_string(),
+                maybe(it.auroc),
+                maybe(it.average_precision),
+            ]);
+        }
+        right(&mut overlap, 1..3);
+        right(&mut overlap, 4..7);
+        let _ = writeln!(
+            text,
+            "\nDoes the critic find the units of {} that fire on regions of a name?\n{overlap}",
+            found.overlap[0].network
+        );
+    }
     text
 }

@@ -1,4 +1,4 @@
-//! The features of the units that people described, computed once.
+//! What an encoder sees of exemplars, computed once and kept.
 
 use std::path::Path;
 
@@ -14,62 +14,77 @@ use crate::describe::milan::checkpoint::EncoderSettings;
 use crate::describe::milan::encoder::Encoder;
 use crate::describe::milan::look::{Input, Pictures, Seen, look};
 use crate::exemplars::SiteExemplars;
-use crate::files::{digest, sha256};
+use crate::files::sha256;
 
-/// What features depend on.
-pub fn features_inputs(
-    settings: &EncoderSettings,
-    tensors: &Tensors,
-    exemplars: &Path,
-    images: &Path,
-) -> anyhow::Result<String> {
-    let mut values = String::new();
-    for (name, tensor) in tensors.iter().filter(|(name, _)| name.starts_with("encoder.")) {
-        let bytes = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
-        values += &format!("{name} {} ", sha256(&bytes));
-    }
-    let images = images.canonicalize().unwrap_or_else(|_| images.to_owned());
-    Ok(format!("{settings:?} {values} {} {images:?}", digest(exemplars)?.1))
+/// An encoder that looks at the pictures of one folder, and where what it sees is kept.
+pub struct Looker<'a> {
+    pub encoder: &'a Encoder,
+    pub input: Input,
+    pub images: &'a Path,
+    pub work: &'a Path,
+    /// Everything of this that features depend on, in words.
+    pub inputs: String,
 }
 
-/// The features of every exemplar of every site, kept in the work folder.
-pub fn features(
-    work: &Path,
-    inputs: &str,
-    encoder: &Encoder,
-    input: &Input,
-    sites: &[SiteExemplars],
-    images: &Path,
-    progress: Progress<'_>,
-) -> anyhow::Result<Vec<Seen>> {
-    let dataset = data::open(images, &[])?;
-    let tensors = stage(work, "features", inputs, || {
-        let preprocess = Preprocess::of("resnet152");
-        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
-        let seen = look(encoder, input, sites, pictures, progress)?;
-        let mut tensors = Tensors::new();
-        for (site, seen) in sites.iter().zip(&seen) {
-            let (features, areas) = seen.parts();
-            let values: Vec<f32> = features.iter().map(|it| it.to_f32()).collect();
-            let shape = (seen.n_units, seen.k, seen.n_features);
-            tensors.insert(site.site.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
-            let areas = Tensor::new(areas, &Device::Cpu)?;
-            tensors.insert(format!("{}.area", site.site), areas);
+impl<'a> Looker<'a> {
+    /// `tensors` are the encoder's, under `encoder.`.
+    pub fn new(
+        encoder: &'a Encoder,
+        settings: &EncoderSettings,
+        tensors: &Tensors,
+        images: &'a Path,
+        work: &'a Path,
+    ) -> anyhow::Result<Looker<'a>> {
+        let mut values = String::new();
+        for (name, tensor) in tensors.iter().filter(|(name, _)| name.starts_with("encoder.")) {
+            let bytes = tensor.flatten_all()?.to_vec1::<f32>()?;
+            let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
+            values += &format!("{name} {} ", sha256(&bytes));
         }
-        Ok(tensors)
-    })?;
-    sites
-        .iter()
-        .map(|site| {
-            let features = &tensors[&site.site];
-            let (n, k, f) = features.dims3()?;
-            let values = features.flatten_all()?.to_vec1::<f32>()?;
-            let values = values.into_iter().map(f16::from_f32).collect();
-            let areas = tensors[&format!("{}.area", site.site)].to_vec1()?;
-            Seen::from_parts([n, k, f], values, areas).context("features of another shape")
-        })
-        .collect()
+        let folder = images.canonicalize().unwrap_or_else(|_| images.to_owned());
+        let inputs = format!("{settings:?} {values} {folder:?}");
+        let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
+        Ok(Looker { encoder, input, images, work, inputs })
+    }
+
+    /// The features of every exemplar of every site, kept as `name`; `inputs` says where the exemplars came
+    /// from, `preprocess` how their network saw the pictures.
+    pub fn look(
+        &self,
+        name: &str,
+        inputs: &str,
+        sites: &[SiteExemplars],
+        preprocess: &Preprocess,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Vec<Seen>> {
+        let dataset = data::open(self.images, &[])?;
+        let inputs = format!("{} {inputs}", self.inputs);
+        let tensors = stage(self.work, name, &inputs, || {
+            let pictures = Pictures { dataset: &dataset, preprocess };
+            let seen = look(self.encoder, &self.input, sites, pictures, progress)?;
+            let mut tensors = Tensors::new();
+            for (site, seen) in sites.iter().zip(&seen) {
+                let (features, areas) = seen.parts();
+                let values: Vec<f32> = features.iter().map(|it| it.to_f32()).collect();
+                let shape = (seen.n_units, seen.k, seen.n_features);
+                tensors.insert(site.site.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+                let areas = Tensor::new(areas, &Device::Cpu)?;
+                tensors.insert(format!("{}.area", site.site), areas);
+            }
+            Ok(tensors)
+        })?;
+        sites
+            .iter()
+            .map(|site| {
+                let features = &tensors[&site.site];
+                let (n, k, f) = features.dims3()?;
+                let values = features.flatten_all()?.to_vec1::<f32>()?;
+                let values = values.into_iter().map(f16::from_f32).collect();
+                let areas = tensors[&format!("{}.area", site.site)].to_vec1()?;
+                Seen::from_parts([n, k, f], values, areas).context("features of another shape")
+            })
+            .collect()
+    }
 }
 
 /// Features of some units, `(units, k, features)`.

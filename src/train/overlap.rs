@@ -1,0 +1,198 @@
+//! Whether the evidence for a name finds the units that fire where things of that name are.
+//!
+//! Overlap is intersection over union of a unit's masks with the regions of a name, summed over pictures
+//! (Bau et al. 2017, <https://arxiv.org/abs/1704.05796>, section 2.3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use candle_core::Device;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::features::Looker;
+use super::measures::{auroc, average_precision};
+use super::regions::Regions;
+use crate::Progress;
+use crate::data::{self, Loader, Preprocess};
+use crate::describe::milan::Milan;
+use crate::exemplars::{self, SiteExemplars, mask};
+use crate::files::digest;
+use crate::model::Model;
+use crate::model::run::{Ablate, Network, Record, as_maps};
+use crate::pass::{self, Probe, Settings};
+use crate::weights::Weights;
+use crate::{subject, usage};
+
+/// The critic's evidence against where units fire.
+#[derive(Debug, Serialize)]
+pub struct Overlap {
+    pub network: String,
+    pub phrase: String,
+    /// Regions of that name, and the most that a unit overlaps with them.
+    pub regions: usize,
+    pub best: f64,
+    /// Which units ought to be found.
+    pub truth: &'static str,
+    pub units_true: usize,
+    pub auroc: Option<f64>,
+    pub average_precision: Option<f64>,
+}
+
+/// What a network's units are held against.
+pub struct Against {
+    /// Safetensors of any known network.
+    pub network: PathBuf,
+    /// Patterns of layers; none means the architecture's own choice.
+    pub layers: Vec<String>,
+    /// The folder of the regions.
+    pub regions: PathBuf,
+    pub threads: usize,
+}
+
+/// Names with fewer regions say too little.
+const LEAST_REGIONS: usize = 5;
+/// A detector of a name, as Bau et al. 2017 count them.
+const DETECTOR: f64 = 0.04;
+const BATCH: usize = 32;
+
+/// For every name, how well evidence finds the 2 % of units that overlap most with its regions, and those
+/// that overlap by more than .04. Pictures with a region that training saw are left out.
+pub fn overlap(
+    milan: &Milan,
+    looker: &Looker<'_>,
+    against: &Against,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Overlap>> {
+    let regions = Regions::read(&against.regions)?;
+    let seen_pictures: BTreeSet<usize> = (0..regions.keys.len())
+        .filter(|&it| milan.seen.contains(&regions.keys[it]))
+        .map(|it| regions.picture(it))
+        .collect();
+    let names = regions.by_name(|it| !seen_pictures.contains(&regions.picture(it)));
+    let names: Vec<(&str, Vec<usize>)> =
+        names.into_iter().filter(|(_, places)| LEAST_REGIONS <= places.len()).collect();
+    if names.is_empty() {
+        return Err(usage!(
+            "{}: the describer learnt from all regions, or no name has {LEAST_REGIONS} of them",
+            against.regions.display()
+        ));
+    }
+
+    let weights = Weights::open(&against.network)?;
+    let model = Model::load(&weights, None, &Device::Cpu)?;
+    let sites = subject::sites(model.graph(), &against.layers)?;
+    let preprocess = Preprocess::of(&model.arch);
+    let probe = Probe { dataset: data::open(looker.images, &[])?, preprocess };
+    let settings = Settings {
+        batch_size: BATCH,
+        threads: against.threads,
+        max_unreadable: 0.,
+        exemplars: exemplars::Config { top_k: 15, quantile: 0.99 },
+    };
+    let none = Ablate::default();
+    let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;
+    let found = found.exemplars.sites;
+    let inputs = format!("{} {sites:?}", digest(&against.network)?.1);
+    let seen = looker.look("overlap", &inputs, &found, &probe.preprocess, progress)?;
+    let ious = ious(&model.network, &probe, &found, &regions, &names, progress)?;
+
+    let phrases: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    let scores = milan.scores(&seen, &phrases)?;
+    let mut overlaps = vec![];
+    for (at, (name, places)) in names.iter().enumerate() {
+        let scores: Vec<f32> = scores.iter().map(|it| it[at]).collect();
+        let ious = &ious[at];
+        let mut order: Vec<f64> = ious.clone();
+        order.sort_by(|a, b| b.total_cmp(a));
+        let most = order[(ious.len() / 50).min(order.len() - 1)];
+        for (truth, least) in [("top 2 %", most), ("above .04", DETECTOR)] {
+            let wanted: Vec<bool> = ious.iter().map(|it| least < *it).collect();
+            overlaps.push(Overlap {
+                network: model.arch.clone(),
+                phrase: (*name).to_owned(),
+                regions: places.len(),
+                best: order[0],
+                truth,
+                units_true: wanted.iter().filter(|it| **it).count(),
+                auroc: auroc(&scores, &wanted),
+                average_precision: average_precision(&scores, &wanted),
+            });
+        }
+    }
+    Ok(overlaps)
+}
+
+/// For each name and each unit, the intersection over union of where the unit fires with the regions, over
+/// all pictures.
+fn ious(
+    network: &Network,
+    probe: &Probe,
+    sites: &[SiteExemplars],
+    regions: &Regions,
+    names: &[(&str, Vec<usize>)],
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Vec<f64>>> {
+    let side = regions.masks.map.0;
+    // For each picture the names in it, each with the union of its regions.
+    let mut places = BTreeMap::<usize, BTreeMap<usize, Vec<bool>>>::new();
+    for (name, (_, own)) in names.iter().enumerate() {
+        for &region in own {
+            let named = places.entry(regions.picture(region)).or_default().entry(name);
+            let union = named.or_insert_with(|| vec![false; side * side]);
+            let mask = regions.masks.mask(region, 0, side);
+            union.iter_mut().zip(mask).for_each(|(it, inside)| *it |= inside);
+        }
+    }
+    let ids: Vec<usize> = places.keys().copied().collect();
+    let mut dataset = probe.dataset.clone();
+    let of = |id: &usize| {
+        let picture = probe.dataset.pictures.get(*id);
+        picture.cloned().with_context(|| usage!("the regions speak of picture {id}, which is not there"))
+    };
+    dataset.pictures = ids.iter().map(of).collect::<anyhow::Result<_>>()?;
+
+    let graph = network.graph();
+    let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
+    let n_units: usize = sites.iter().map(|it| it.n_units).sum();
+    // Of each unit: where it fires at all, and where it does within each name.
+    let mut counts = vec![(0usize, vec![0usize; names.len()]); n_units];
+    let mut areas = vec![0usize; names.len()];
+    for named in places.values().flatten() {
+        areas[*named.0] += named.1.iter().filter(|it| **it).count();
+    }
+    for batch in Loader::new(&dataset, &probe.preprocess, BATCH) {
+        let batch = batch?;
+        progress("overlap", batch.ids[0], ids.len())?;
+        let mut record = Record::new(nodes.iter().copied());
+        network.run(&batch.xs, &mut record)?;
+        let mut first = 0;
+        for (site, &node) in sites.iter().zip(&nodes) {
+            let maps = record.get(node).context("a site was not reached")?;
+            let maps = as_maps(graph.node(node), maps)?.to_dtype(candle_core::DType::F16)?;
+            let (n, c, h, w) = maps.dims4()?;
+            let maps = maps.flatten_all()?.to_vec1::<half::f16>()?;
+            let own = &mut counts[first..first + c];
+            first += c;
+            own.par_iter_mut().enumerate().for_each(|(unit, (fires, within))| {
+                for picture in 0..n {
+                    let map = &maps[(picture * c + unit) * h * w..][..h * w];
+                    let mask = mask(map, (h, w), site.thresholds[unit], side);
+                    *fires += mask.iter().filter(|it| **it).count();
+                    for (&name, region) in &places[&ids[batch.ids[picture]]] {
+                        let both = mask.iter().zip(region).filter(|(a, b)| **a && **b);
+                        within[name] += both.count();
+                    }
+                }
+            });
+        }
+    }
+    progress("overlap", ids.len(), ids.len())?;
+    let iou = |name: usize, (fires, within): &(usize, Vec<usize>)| {
+        let union = fires + areas[name] - within[name];
+        within[name] as f64 / union.max(1) as f64
+    };
+    let of = |name: usize| counts.iter().map(|it| iou(name, it)).collect();
+    Ok((0..names.len()).map(of).collect())
+}
