@@ -24,8 +24,7 @@ fn main() -> anyhow::Result<()> {
             scratch: scratch.path().to_owned(),
         },
         layers: vec![],
-        describer: Describer::Labels,
-        compat: false,
+        how: Describer::Labels.into(),
         policy: Some("text".into()),
         settings: Settings {
             batch_size: 16,

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 
 use crate::describe::milan::look::Pictures;
-use crate::describe::{self, Describer, table};
+use crate::describe::{self, Describer, How, table};
 use crate::exemplars::{Exemplars, export, store};
 use crate::files::{digest, sha256, write_whole};
 use crate::model::run::Ablate;
@@ -25,9 +25,7 @@ pub struct Config {
     pub source: Source,
     /// Layer patterns; none means the describer's or the architecture's own choice.
     pub layers: Vec<String>,
-    pub describer: Describer,
-    /// The authors' describer makes the mistakes of the reference.
-    pub compat: bool,
+    pub how: How,
     /// A name or path.
     pub policy: Option<String>,
     pub settings: Settings,
@@ -45,13 +43,20 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     let policy = config.policy.as_deref().map(policy::load).transpose()?;
     let (subject, found) = look(config, progress)?;
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
-    let asked = Asked::of(policy.as_ref(), &phrases, &config.describer, config.compat, config.seed);
+    let asked =
+        Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
     let outcomes =
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
-    let mut report =
-        report(&subject, &found, &config.describer, &descriptions, config.seed, &config.settings)?;
+    let mut report = report(
+        &subject,
+        &found,
+        &config.how.describer,
+        &descriptions,
+        config.seed,
+        &config.settings,
+    )?;
     report.rules = rules(policy.as_ref(), &outcomes, |_| None);
     report.policy = policy.as_ref().map(policy_report).transpose()?;
     (report.verdict, report.why) = verdict(policy.as_ref(), &outcomes, &report.coverage);
@@ -72,7 +77,7 @@ pub fn score(
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
     let (subject, found) = look(config, progress)?;
-    let asked = Asked::of(None, phrases, &config.describer, config.compat, config.seed);
+    let asked = Asked { how: &config.how, policy: None, phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
     if let Some(out) = &config.out {
         let text = scores_csv(&descriptions, phrases)?;
@@ -85,7 +90,7 @@ pub fn score(
 fn look(config: &Config, progress: Progress<'_>) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
     let subject = subject::open(&config.source)?;
-    let sites = sites(&subject, &config.describer, &config.layers)?;
+    let sites = sites(&subject, &config.how.describer, &config.layers)?;
     let found = pass::pass(
         &subject.model.network,
         &subject.probe,
@@ -126,27 +131,13 @@ pub(crate) fn sites(
     }
 }
 
-/// How the units are to be described.
+/// How the units are to be described, and for whom.
 pub(crate) struct Asked<'a> {
-    pub(crate) describer: &'a Describer,
-    pub(crate) compat: bool,
-    pub(crate) min_confidence: f32,
+    pub(crate) how: &'a How,
+    pub(crate) policy: Option<&'a Policy>,
     /// Phrases whose evidence is wanted.
     pub(crate) phrases: &'a [String],
     pub(crate) seed: u64,
-}
-
-impl<'a> Asked<'a> {
-    pub(crate) fn of(
-        policy: Option<&Policy>,
-        phrases: &'a [String],
-        describer: &'a Describer,
-        compat: bool,
-        seed: u64,
-    ) -> Asked<'a> {
-        let min_confidence = policy.map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
-        Asked { describer, compat, min_confidence, phrases, seed }
-    }
 }
 
 pub(crate) fn describe(
@@ -158,10 +149,11 @@ pub(crate) fn describe(
     let probe = &subject.probe;
     let classes =
         if subject.classes.is_empty() { &probe.dataset.classes } else { &subject.classes };
-    let &Asked { describer, compat, min_confidence, phrases, seed } = asked;
+    let &Asked { how, policy, phrases, seed } = asked;
+    let min_confidence = policy.map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
-    let config = describe::Config { pictures, classes, min_confidence, phrases, compat, seed };
-    describe::describe(describer, exemplars, &config, progress)
+    let config = describe::Config { pictures, classes, min_confidence, phrases, seed };
+    describe::describe(how, exemplars, &config, progress)
 }
 
 /// A report of everything but the policy, the edit and the run itself.

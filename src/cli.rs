@@ -12,7 +12,7 @@ use candle_core::Device;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::describe::Describer;
+use crate::describe::{Describer, How};
 use crate::error::{self, Failure, Kind};
 use crate::files::write_whole;
 use crate::pass::Settings;
@@ -45,6 +45,10 @@ pub struct Shared {
     /// Describe as the reference does, mistakes included; for files of the authors
     #[arg(long, env = "MILAN_COMPAT")]
     pub compat: bool,
+    /// The folder of all-MiniLM-L6-v2, which understands phrases better than the describer's own small
+    /// sentence encoder
+    #[arg(long, value_name = "DIR", env = "MILAN_SENTENCE_ENCODER")]
+    pub sentence_encoder: Option<PathBuf>,
     /// Pictures kept for each unit
     #[arg(long, value_name = "K", env = "MILAN_TOP_K", default_value_t = 15)]
     pub top_k: usize,
@@ -162,10 +166,15 @@ impl Shared {
         })
     }
 
-    /// As asked, else the built-in describer of photographs; the demo shows drawings, which have labels.
-    pub fn describer(&self) -> Describer {
+    /// By the describer asked for, else the built-in one of photographs; the demo shows drawings, which
+    /// have labels.
+    pub fn how(&self) -> How {
         let own = if self.model == "demo" { Describer::Labels } else { Describer::Milan(None) };
-        self.describer.clone().unwrap_or(own)
+        How {
+            describer: self.describer.clone().unwrap_or(own),
+            compat: self.compat,
+            sentence_encoder: self.sentence_encoder.clone(),
+        }
     }
 
     /// The run's folder: as asked, else named after the model.

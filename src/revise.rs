@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use crate::audit::{self, Asked, Started};
 use crate::data;
-use crate::describe::Describer;
+use crate::describe::How;
 use crate::edit::choose::{Candidate, Order, choose};
 use crate::edit::plan::{NotEditable, Plan, locate, plan};
 use crate::evaluate::control::random_units;
@@ -42,9 +42,7 @@ pub enum Selection {
 pub struct Config {
     pub source: Source,
     pub layers: Vec<String>,
-    pub describer: Describer,
-    /// The authors' describer makes the mistakes of the reference.
-    pub compat: bool,
+    pub how: How,
     pub selection: Selection,
     /// Named picture folders that are only measured; none means the probing pictures themselves.
     pub tests: Vec<(String, PathBuf)>,
@@ -82,7 +80,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
 
     let sites = match &config.selection {
         Selection::Units(_) => vec![],
-        _ => audit::sites(&subject, &config.describer, &config.layers)?,
+        _ => audit::sites(&subject, &config.how.describer, &config.layers)?,
     };
     let untouched = Ablate::default();
     let found = pass::pass(
@@ -95,7 +93,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         progress,
     )?;
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
-    let asked = Asked::of(policy.as_ref(), &phrases, &config.describer, config.compat, config.seed);
+    let asked =
+        Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = match &config.selection {
         Selection::Units(_) => vec![],
         _ => audit::describe(&subject, &found.exemplars, &asked, progress)?,
@@ -119,7 +118,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let mut report = audit::report(
         &subject,
         &found,
-        &config.describer,
+        &config.how.describer,
         &descriptions,
         config.seed,
         &config.settings,

@@ -82,8 +82,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
     let config = Config {
         source: shared.source()?,
         layers: shared.layers.clone(),
-        describer: shared.describer(),
-        compat: shared.compat,
+        how: shared.how(),
         selection: selection(&cli)?,
         tests: cli.test.iter().map(|it| named(it)).collect(),
         order: cli.order,

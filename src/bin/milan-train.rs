@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use milan::cli::{self, Bars, When};
 use milan::report::Verdict;
 use milan::train::overlap::Against;
+use milan::train::source::Source;
 use milan::train::{describer, evaluate};
 
 /// Train describers, and judge them by what people said
@@ -65,15 +66,15 @@ enum Command {
 
 #[derive(Args)]
 struct Material {
-    /// What people said: a CSV with layer,unit,summary
-    #[arg(long, value_name = "CSV")]
+    /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
+    #[arg(long, value_name = "PATH")]
     annotations: PathBuf,
     /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
     #[arg(long, value_name = "FILE")]
-    exemplars: PathBuf,
-    /// The pictures, with a metadata.csv in whose order the exemplars count them
+    exemplars: Option<PathBuf>,
+    /// The pictures that exemplars and regions count, in the order of their metadata.csv, or by name
     #[arg(long, value_name = "DIR")]
-    images: PathBuf,
+    images: Option<PathBuf>,
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
     #[arg(long, value_name = "DIR")]
     sentence_encoder: PathBuf,
@@ -83,6 +84,16 @@ struct Material {
     /// Progress bars on stderr
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     progress: When,
+}
+
+impl Material {
+    fn source(&self) -> Source {
+        Source {
+            annotations: self.annotations.clone(),
+            exemplars: self.exemplars.clone(),
+            images: self.images.clone(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -100,9 +111,7 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
             cli::start_threads(material.threads)?;
             let bars = Bars::new(material.progress, false)?;
             let config = describer::Config {
-                annotations: material.annotations,
-                exemplars: material.exemplars,
-                images: material.images,
+                source: material.source(),
                 encoder,
                 regions,
                 sentence_encoder: material.sentence_encoder,
@@ -122,9 +131,7 @@ fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
             });
             let bars = Bars::new(material.progress, false)?;
             let config = evaluate::Config {
-                annotations: material.annotations,
-                exemplars: material.exemplars,
-                images: material.images,
+                source: material.source(),
                 sentence_encoder: material.sentence_encoder,
                 describer,
                 overlap,

@@ -1,5 +1,6 @@
 //! Pictures in: which there are, how they are read, and what the network sees of them.
 
+pub mod npy;
 pub mod preprocess;
 
 mod decode;

@@ -53,6 +53,23 @@ impl std::fmt::Display for Describer {
     }
 }
 
+/// How units are described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct How {
+    pub describer: Describer,
+    /// The authors' describer makes the mistakes of the reference.
+    pub compat: bool,
+    /// The folder of a sentence encoder that stands in for the describer's own small one.
+    pub sentence_encoder: Option<PathBuf>,
+}
+
+/// With nothing but the describer's own.
+impl From<Describer> for How {
+    fn from(describer: Describer) -> How {
+        How { describer, compat: false, sentence_encoder: None }
+    }
+}
+
 /// What describing needs besides the exemplars.
 #[derive(Clone, Copy)]
 pub struct Config<'a> {
@@ -64,8 +81,6 @@ pub struct Config<'a> {
     pub min_confidence: f32,
     /// Phrases whose evidence is asked for.
     pub phrases: &'a [String],
-    /// The authors' describer makes the mistakes of the reference.
-    pub compat: bool,
     pub seed: u64,
 }
 
@@ -73,13 +88,21 @@ pub struct Config<'a> {
 ///
 /// Errs when phrases are asked for and the describer has no critic.
 pub fn describe(
-    describer: &Describer,
+    how: &How,
     exemplars: &Exemplars,
     config: &Config<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
+    let describer = &how.describer;
     let (mut readings, evidence) = match describer {
-        Describer::Milan(file) => milan::read::read(file.as_deref(), exemplars, config, progress)?,
+        Describer::Milan(file) => {
+            milan::read::read(file.as_deref(), how, exemplars, config, progress)?
+        }
+        _ if how.sentence_encoder.is_some() => {
+            return Err(usage!(
+                "--sentence-encoder serves the critic of a describer, and `{describer}` has none; use --describer milan"
+            ));
+        }
         _ if !config.phrases.is_empty() => {
             return Err(usage!(
                 "evidence of \"{}\" is asked for, and `{describer}` has no critic to give it; use --describer milan",

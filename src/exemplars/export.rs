@@ -9,6 +9,7 @@ use anyhow::ensure;
 
 use super::SiteExemplars;
 use super::store::site_folder;
+use crate::data::npy;
 use crate::files::{write_beside, write_whole};
 
 /// The reference's side of pictures and masks, in pixels.
@@ -29,7 +30,7 @@ pub fn export(
         places.entry(id).or_default().push(place as u64);
     }
     write_beside(&folder.join("images.npy"), |file| {
-        let header = npy_header(&[u, k, 3, side, side]);
+        let header = npy::header(&[u, k, 3, side, side]);
         file.write_all(&header)?;
         for (id, places) in places {
             let bytes = picture(id)?;
@@ -44,7 +45,7 @@ pub fn export(
     })?;
     write_beside(&folder.join("masks.npy"), |file| {
         let mut writer = BufWriter::new(file);
-        writer.write_all(&npy_header(&[u, k, 1, side, side]))?;
+        writer.write_all(&npy::header(&[u, k, 1, side, side]))?;
         for (unit, rank) in (0..u).flat_map(|unit| (0..k).map(move |rank| (unit, rank))) {
             let mask: Vec<u8> = site.mask(unit, rank, side).into_iter().map(u8::from).collect();
             writer.write_all(&mask)?;
@@ -74,19 +75,6 @@ fn scientific(value: &f32) -> String {
     }
 }
 
-/// The start of a file of unsigned bytes in numpy's format 1.0: magic, version, and a Python dict padded with spaces so that the data begins at a multiple of 64.
-fn npy_header(shape: &[usize]) -> Vec<u8> {
-    let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    let mut dict = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");
-    let unpadded = 10 + dict.len() + 1;
-    dict.push_str(&" ".repeat(unpadded.next_multiple_of(64) - unpadded));
-    dict.push('\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend((dict.len() as u16).to_le_bytes());
-    header.extend(dict.into_bytes());
-    header
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,16 +93,5 @@ mod tests {
                 "3.40000e+30"
             ]
         );
-    }
-
-    /// The bytes of `numpy.lib.format.write_array_header_1_0` for `uint8` of this shape.
-    #[test]
-    fn the_npy_header_is_numpys() {
-        let header = npy_header(&[2, 15, 3, 224, 224]);
-        assert_eq!(header.len(), 128);
-        let text = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 15, 3, 224, 224), }";
-        assert_eq!(&header[..10], b"\x93NUMPY\x01\x00\x76\x00");
-        assert_eq!(&header[10..10 + text.len()], text.as_bytes());
-        assert_eq!(header.last(), Some(&b'\n'));
     }
 }

@@ -7,7 +7,6 @@ use anyhow::Context;
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::describe::milan::seen_key;
 use crate::exemplars::SiteExemplars;
 use crate::files::sha256;
 use crate::unit::Unit;
@@ -18,16 +17,23 @@ use crate::{inconclusive, usage};
 #[derive(Debug, Clone)]
 pub struct Annotated {
     pub unit: Unit,
-    /// Its place among the sites of the exemplars.
+    /// The place of its layer among those of the exemplars, and its own there.
     pub site: usize,
+    pub row: usize,
     /// In small letters, one a person.
     pub texts: Vec<String>,
     /// What tells it from the units of other networks.
     pub key: String,
 }
 
-/// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file.
-pub fn read(path: &Path, sites: &[SiteExemplars]) -> anyhow::Result<Vec<Annotated>> {
+/// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file. `row` says where
+/// in a layer the unit of a number is, `key` what tells it from those of other networks.
+pub fn read(
+    path: &Path,
+    layers: &[&str],
+    row: impl Fn(usize, usize) -> Option<usize>,
+    key: impl Fn(usize, usize) -> anyhow::Result<String>,
+) -> anyhow::Result<Vec<Annotated>> {
     let mut reader = csv::Reader::from_path(path)
         .map_err(|error| usage!("cannot read the annotations {}: {error}", path.display()))?;
     let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
@@ -57,13 +63,14 @@ pub fn read(path: &Path, sites: &[SiteExemplars]) -> anyhow::Result<Vec<Annotate
     let mut annotated = Vec::with_capacity(order.len());
     for unit in order {
         let texts = texts.remove(&unit).unwrap_or_default();
-        let site = sites.iter().position(|it| it.site == unit.site);
-        let Some(site) = site.filter(|&it| unit.channel < sites[it].n_units) else {
+        let site = layers.iter().position(|it| *it == unit.site);
+        let place = site.and_then(|site| Some((site, row(site, unit.channel)?)));
+        let Some((site, row)) = place else {
             return Err(usage!("{} describes {unit}, which has no exemplars", path.display()));
         };
         if !texts.is_empty() {
-            let key = seen_key(&sites[site], unit.channel);
-            annotated.push(Annotated { unit, site, texts, key });
+            let key = key(site, row)?;
+            annotated.push(Annotated { unit, site, row, texts, key });
         }
     }
     if annotated.is_empty() {
@@ -75,7 +82,10 @@ pub fn read(path: &Path, sites: &[SiteExemplars]) -> anyhow::Result<Vec<Annotate
 /// Which part of all things one belongs to, `0..n`: by its name alone, so that it stays there. The sha256 of
 /// the name as a number, modulo `n`.
 pub fn part(name: &str, n: u32) -> u32 {
-    sha256(name.as_bytes()).chars().filter_map(|it| it.to_digit(16)).fold(0, |rest, digit| (16 * rest + digit) % n)
+    sha256(name.as_bytes())
+        .chars()
+        .filter_map(|it| it.to_digit(16))
+        .fold(0, |rest, digit| (16 * rest + digit) % n)
 }
 
 /// Exemplars of several layers in one file: `L.ids` and `L.activations` `(units, k)`, `L.maps`
@@ -160,24 +170,12 @@ mod tests {
 
     #[test]
     fn what_people_said_is_joined_with_the_exemplars() {
-        let site = SiteExemplars {
-            site: "a".into(),
-            n_units: 2,
-            k: 1,
-            quantile: 0.99,
-            map: (1, 1),
-            n_pictures: 1,
-            ids: vec![0, 0],
-            activations: vec![0.; 2],
-            maps: vec![f16::ZERO; 2],
-            thresholds: vec![0.; 2],
-            dead: vec![false; 2],
-        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("said.csv");
         let check = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            read(&path, std::slice::from_ref(&site))
+            let row = |_, number: usize| (number < 2).then_some(number);
+            read(&path, &["a"], row, |_, row| Ok(row.to_string()))
         };
         let found = check("unit,layer,summary\n1,a,Dogs\n0,a, \n1,a,\"cats, dogs\"\n").unwrap();
         assert_eq!(found.len(), 1);

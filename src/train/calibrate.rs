@@ -55,7 +55,7 @@ pub fn calibrate(
     let agreement = people.agreement_among_people();
     let (mut xs, mut ys) = (vec![], vec![]);
     for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
-        let area = material.seen[unit.site].area(unit.unit.channel);
+        let area = material.seen[unit.site].area(unit.row);
         let chosen = milan::choose(it, &best.1, 3);
         for place in 0..chosen.len() {
             let alike = people.similarity(at, &chosen[place].text, teacher)?;
@@ -81,7 +81,7 @@ pub fn calibrate(
         let (mean, std) = spread(everything.iter().map(|it| it[at]));
         let stem = milan::phrases::stems(&milan::phrases::words(phrase));
         for unit in &material.choose {
-            let score = everything[starts[unit.site] + unit.unit.channel][at];
+            let score = everything[starts[unit.site] + unit.row][at];
             xs.push(evidence_terms(score, mean, std));
             ys.push(
                 unit.texts.iter().any(|text| {

@@ -82,7 +82,8 @@ pub fn train(
                 let rows: Vec<usize> = (0..learn.sentences[at].dim(0)?).collect();
                 learn.sentences[at].get(rows.choose(&mut rng).copied().unwrap_or_default())
             };
-            let mut sentences = batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
+            let mut sentences =
+                batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
             for (name, own) in named.into_iter().flat_map(|it| it.picked(NAMES, n_some, &mut rng)) {
                 features.push(own?.unsqueeze(0)?);
                 sentences.push(name?);

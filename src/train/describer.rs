@@ -9,12 +9,13 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::annotations::{self, Annotated, part};
+use super::annotations::{Annotated, part};
 use super::calibrate::calibrate;
 use super::critic::{self, Named, Pairs};
 use super::features::{Looker, gathered};
 use super::regions::Regions;
 use super::sentence;
+use super::source::{self, Known, Source};
 use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
 use crate::Progress;
@@ -23,24 +24,20 @@ use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT
 use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
-use crate::describe::milan::look::Seen;
+use crate::describe::milan::look::{Pictures, Seen};
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
 use crate::describe::milan::pieces::Pieces;
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
 use crate::describe::milan::{self, captioner, critic as asked, lm, sentence as tower};
-use crate::files::{digest, write_whole};
+use crate::files::write_whole;
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
 
 /// What training needs to know.
 pub struct Config {
-    /// `layer,unit,summary`.
-    pub annotations: PathBuf,
-    pub exemplars: PathBuf,
-    /// The folder of the pictures whose places the exemplars hold.
-    pub images: PathBuf,
+    pub source: Source,
     /// Safetensors of any network that is known.
     pub encoder: PathBuf,
     /// The folder of all-MiniLM-L6-v2.
@@ -74,14 +71,9 @@ pub struct Material {
 pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
-    let looker = Looker::new(&encoder, &settings, &encoder_tensors, &config.images, &work)?;
-    let sites = annotations::exemplars(&config.exemplars)?;
-    let annotated = annotations::read(&config.annotations, &sites)?;
-    let network = Preprocess::of("resnet152");
-    let digest_of = |path: &Path| Ok::<_, anyhow::Error>(digest(path)?.1);
-    let inputs = digest_of(&config.exemplars)?;
-    let seen = looker.look("features", &inputs, &sites, &network, progress)?;
-    let material = split(seen, annotated);
+    let looker = Looker::new(&encoder, &settings, &encoder_tensors, &work)?;
+    let Known { units, seen, inputs } = config.source.read(&looker, progress)?;
+    let material = split(seen, units);
     let regions = config.regions.as_deref().map(Regions::read).transpose()?;
     let (learn, choose) = (&material.learn, &material.choose);
 
@@ -89,12 +81,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let texts: Vec<Vec<String>> = learn.iter().map(|it| it.texts.clone()).collect();
     let phrases = Phrases::gather(&texts);
     let vocabulary = vocabulary(&texts);
-    let inputs = format!(
-        "{} {inputs} {} {}",
-        looker.inputs,
-        digest_of(&config.annotations)?,
-        config.seed
-    );
+    let inputs = format!("{} {inputs} {}", looker.inputs, config.seed);
 
     // The sentence tower.
     let teacher = MiniLm::open(&config.sentence_encoder)?;
@@ -127,9 +114,11 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let choose_pairs = pairs(choose, &choose_features)?;
     let (mut named, mut region_keys) = (None, vec![]);
     if let Some(regions) = &regions {
-        let inputs = regions.keys.concat();
+        let (dataset, folder) = config.source.pictures()?;
+        let pictures = Pictures { dataset: &dataset, preprocess: &source::preprocess() };
+        let inputs = format!("{folder} {}", regions.keys.concat());
         let masks = std::slice::from_ref(&regions.masks);
-        let seen = looker.look("regions", &inputs, masks, &network, progress)?.swap_remove(0);
+        let seen = looker.look("regions", &inputs, masks, &pictures, progress)?.swap_remove(0);
         let names = regions.by_name(|it| regions.is_to_learn(it));
         let own = |places: &Vec<usize>| standard(&seen.features(places)?)?.squeeze(1);
         let texts: Vec<&str> = names.keys().copied().collect();
@@ -244,11 +233,11 @@ fn card(contents: &Contents, material: &Material, config: &Config) -> String {
          | phrases, words | {}, {} |\n\
          | seed | {} |\n\n\
          `milan-train evaluate` with the same files measures it on the units held out.\n",
-        name(&config.annotations),
+        name(&config.source.annotations),
         material.learn.len(),
         material.choose.len(),
         material.held_out,
-        name(&config.exemplars),
+        config.source.exemplars.as_deref().map_or("beside them".to_owned(), name),
         name(&config.encoder),
         settings.encoder.sites.join(", "),
         terms.join(", "),

@@ -8,30 +8,27 @@ use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
 
-use super::annotations::{self, Annotated};
+use super::annotations::Annotated;
 use super::features::{Looker, gathered, starts};
 use super::judge::{self, People, Quality, best_texts};
 use super::measures::{
     Bin, Specificity, auroc, bleu, calibration_error, precision_recall, reliability, specificity,
 };
 use super::overlap::{Against, Overlap, overlap};
+use super::source::{Known, Source};
 use crate::Progress;
-use crate::data::Preprocess;
 use crate::describe::milan::compose::Candidates;
 use crate::describe::milan::critic::{mean_score, texts_of};
 use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
-use crate::files::digest;
 use crate::report::{new_table, right};
 use crate::usage;
 
 /// What judging needs to know.
 pub struct Config {
-    pub annotations: PathBuf,
-    pub exemplars: PathBuf,
-    pub images: PathBuf,
+    pub source: Source,
     pub sentence_encoder: PathBuf,
     /// A describer; `None` is the built-in one.
     pub describer: Option<PathBuf>,
@@ -49,8 +46,10 @@ pub struct Evaluation {
     /// Units that training never saw.
     pub units: usize,
     pub methods: Vec<Method>,
-    /// The critic itself, a unit against people's words.
+    /// The critic itself, a unit against people's words, which its own sentence tower reads or the full
+    /// sentence encoder.
     pub critic: Specificity,
+    pub critic_full: Specificity,
     pub concepts: Vec<Concept>,
     pub calibration: Calibration,
     /// Corpus BLEU-4 of the default method against everybody.
@@ -126,6 +125,7 @@ const CONCEPTS: [(&str, &[&str], &str); 11] = [
 const WIDTH: usize = 100;
 
 const SHIPPED: &str = "composed, critic";
+const FULL: &str = "the same with the full sentence encoder";
 
 /// Judges a describer on the units of the annotations that it was not trained on.
 pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evaluation> {
@@ -135,25 +135,21 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
     };
     let settings = &contents.settings.encoder;
     let (settings, tensors) = (settings.clone(), contents.tensors.clone());
-    let milan = Milan::new(contents)?;
+    let mut milan = Milan::new(contents)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
-    let sites = annotations::exemplars(&config.exemplars)?;
-    let mut units = annotations::read(&config.annotations, &sites)?;
+    let scratch = tempfile::tempdir()?;
+    let work = config.work.as_deref().unwrap_or(scratch.path());
+    let looker = Looker::new(&milan.encoder, &settings, &tensors, work)?;
+    drop(tensors);
+    let Known { mut units, seen, .. } = config.source.read(&looker, progress)?;
     units.retain(|it| !milan.seen.contains(&it.key));
     if units.len() < 2 {
         return Err(usage!(
             "{}: the describer was trained on all units but {}, so nothing can be judged",
-            config.annotations.display(),
+            config.source.annotations.display(),
             units.len()
         ));
     }
-    let scratch = tempfile::tempdir()?;
-    let work = config.work.as_deref().unwrap_or(scratch.path());
-    let looker = Looker::new(&milan.encoder, &settings, &tensors, &config.images, work)?;
-    drop(tensors);
-    let inputs = digest(&config.exemplars)?.1;
-    let seen =
-        looker.look("features", &inputs, &sites, &Preprocess::of("resnet152"), progress)?;
 
     let people = People::new(&units, &teacher)?;
     let candidates = judge::candidates(&milan, &seen, &units, progress)?;
@@ -183,16 +179,26 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         .map(|it| it.texts.iter().map(|text| milan::phrases::words(text)).collect())
         .collect();
     let overlap = match &config.overlap {
-        Some(against) => overlap(&milan, &looker, against, progress)?,
+        Some(against) => overlap(&milan, &looker, &config.source, against, progress)?,
         None => vec![],
     };
+    let critic = know(&milan, &seen, &units)?;
+    let concepts = concepts(&milan, &seen, &units, &composed)?;
+    let calibration = calibration(&milan, &seen, &units, &candidates, &people, &teacher)?;
+
+    milan.listen_with(MiniLm::open(&config.sentence_encoder)?)?;
+    let full = judge::candidates(&milan, &seen, &units, progress)?;
+    let full = best_texts(&full, &milan.settings.terms);
+    let texts: Vec<&str> = full.iter().map(String::as_str).collect();
+    methods.push(Method { name: FULL, quality: people.quality(&texts, &teacher)? });
     Ok(Evaluation {
         shipped: SHIPPED,
         units: units.len(),
         methods,
-        critic: critic(&milan, &seen, &units)?,
-        concepts: concepts(&milan, &seen, &units, &composed)?,
-        calibration: calibration(&milan, &seen, &units, &candidates, &people, &teacher)?,
+        critic,
+        critic_full: know(&milan, &seen, &units)?,
+        concepts,
+        calibration,
         bleu: bleu(&hypotheses, &references),
         overlap,
     })
@@ -249,12 +255,12 @@ fn one_person(units: &[Annotated], teacher: &MiniLm) -> anyhow::Result<Option<Qu
     Ok(Some(people.quality(&first, teacher)?))
 }
 
-fn critic(milan: &Milan, seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Specificity> {
+fn know(milan: &Milan, seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Specificity> {
     let perceived = milan.perceive(&gathered(seen, units)?)?;
     let mut people: Vec<Vec<Tensor>> = vec![vec![]; milan.critics.len()];
     for unit in units {
         let texts: Vec<&str> = unit.texts.iter().map(String::as_str).collect();
-        let texts = texts_of(&milan.critics, &milan.sentences.encode(&texts)?)?;
+        let texts = texts_of(&milan.critics, &milan.encode(&texts)?)?;
         for (people, texts) in people.iter_mut().zip(texts) {
             people.push(texts.mean(0)?);
         }
@@ -281,9 +287,7 @@ fn concepts(
         let pattern = Regex::new(pattern)?;
         let own = next..next + phrases.len();
         next = own.end;
-        let score = |it: &Annotated| {
-            all[starts[it.site] + it.unit.channel][own.clone()].iter().sum::<f32>()
-        };
+        let score = |it: &Annotated| all[starts[it.site] + it.row][own.clone()].iter().sum::<f32>();
         let scores: Vec<f32> = units.iter().map(score).collect();
         let named = |it: &Annotated| it.texts.iter().filter(|text| pattern.is_match(text)).count();
         let named: Vec<usize> = units.iter().map(named).collect();
@@ -319,7 +323,7 @@ fn calibration(
     let agreement = people.agreement_among_people();
     let terms = &milan.settings.terms;
     let judged = candidates.par_iter().zip(units).enumerate().map(|(at, (it, unit))| {
-        let area = seen[unit.site].area(unit.unit.channel);
+        let area = seen[unit.site].area(unit.row);
         let chosen = milan::choose(it, terms, 3);
         let x = confidence_terms(&chosen, 0, it.entropy, area, terms);
         let alike = people.similarity(at, &chosen[0].text, teacher)?;
@@ -351,12 +355,13 @@ pub fn table(found: &Evaluation) -> String {
         methods.add_row([vec![(*name).to_owned()], numbers.to_vec()].concat());
     }
     right(&mut methods, 1..6);
-    let critic = found.critic;
-    methods.add_row(vec![
-        "the critic itself".into(),
-        number(critic.same_layer),
-        number(critic.all),
-    ]);
+    let critics = [
+        ("the critic itself", found.critic),
+        ("with the full sentence encoder", found.critic_full),
+    ];
+    for (name, it) in critics {
+        methods.add_row(vec![name.into(), number(it.same_layer), number(it.all)]);
+    }
     let _ = writeln!(
         text,
         "Specificity: how often a description is closer to its own unit's people\n{methods}\n"

@@ -9,18 +9,15 @@ use half::f16;
 use super::annotations::Annotated;
 use super::stage::{Tensors, stage};
 use crate::Progress;
-use crate::data::{self, Preprocess};
 use crate::describe::milan::checkpoint::EncoderSettings;
 use crate::describe::milan::encoder::Encoder;
-use crate::describe::milan::look::{Input, Pictures, Seen, look};
-use crate::exemplars::SiteExemplars;
+use crate::describe::milan::look::{Crops, Fires, Input, Seen, look};
 use crate::files::sha256;
 
-/// An encoder that looks at the pictures of one folder, and where what it sees is kept.
+/// An encoder, and where what it sees is kept.
 pub struct Looker<'a> {
     pub encoder: &'a Encoder,
     pub input: Input,
-    pub images: &'a Path,
     pub work: &'a Path,
     /// Everything of this that features depend on, in words.
     pub inputs: String,
@@ -32,7 +29,6 @@ impl<'a> Looker<'a> {
         encoder: &'a Encoder,
         settings: &EncoderSettings,
         tensors: &Tensors,
-        images: &'a Path,
         work: &'a Path,
     ) -> anyhow::Result<Looker<'a>> {
         let mut values = String::new();
@@ -41,46 +37,44 @@ impl<'a> Looker<'a> {
             let bytes: Vec<u8> = bytes.into_iter().flat_map(f32::to_le_bytes).collect();
             values += &format!("{name} {} ", sha256(&bytes));
         }
-        let folder = images.canonicalize().unwrap_or_else(|_| images.to_owned());
-        let inputs = format!("{settings:?} {values} {folder:?}");
+        let inputs = format!("{settings:?} {values}");
         let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
-        Ok(Looker { encoder, input, images, work, inputs })
+        Ok(Looker { encoder, input, work, inputs })
     }
 
-    /// The features of every exemplar of every site, kept as `name`; `inputs` says where the exemplars came
-    /// from, `preprocess` how their network saw the pictures.
+    /// The features of every exemplar of every site, kept as `name`; `inputs` says where exemplars and
+    /// pictures come from.
     pub fn look(
         &self,
         name: &str,
         inputs: &str,
-        sites: &[SiteExemplars],
-        preprocess: &Preprocess,
+        sites: &[impl Fires],
+        crops: &impl Crops,
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Seen>> {
-        let dataset = data::open(self.images, &[])?;
         let inputs = format!("{} {inputs}", self.inputs);
         let tensors = stage(self.work, name, &inputs, || {
-            let pictures = Pictures { dataset: &dataset, preprocess };
-            let seen = look(self.encoder, &self.input, sites, pictures, progress)?;
+            let seen = look(self.encoder, &self.input, sites, crops, progress)?;
             let mut tensors = Tensors::new();
             for (site, seen) in sites.iter().zip(&seen) {
                 let (features, areas) = seen.parts();
                 let values: Vec<f32> = features.iter().map(|it| it.to_f32()).collect();
                 let shape = (seen.n_units, seen.k, seen.n_features);
-                tensors.insert(site.site.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+                tensors
+                    .insert(site.name().to_owned(), Tensor::from_vec(values, shape, &Device::Cpu)?);
                 let areas = Tensor::new(areas, &Device::Cpu)?;
-                tensors.insert(format!("{}.area", site.site), areas);
+                tensors.insert(format!("{}.area", site.name()), areas);
             }
             Ok(tensors)
         })?;
         sites
             .iter()
             .map(|site| {
-                let features = &tensors[&site.site];
+                let features = &tensors[site.name()];
                 let (n, k, f) = features.dims3()?;
                 let values = features.flatten_all()?.to_vec1::<f32>()?;
                 let values = values.into_iter().map(f16::from_f32).collect();
-                let areas = tensors[&format!("{}.area", site.site)].to_vec1()?;
+                let areas = tensors[&format!("{}.area", site.name())].to_vec1()?;
                 Seen::from_parts([n, k, f], values, areas).context("features of another shape")
             })
             .collect()
@@ -89,7 +83,7 @@ impl<'a> Looker<'a> {
 
 /// Features of some units, `(units, k, features)`.
 pub fn gathered(seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Tensor> {
-    let one = |it: &Annotated| seen[it.site].features(&[it.unit.channel]);
+    let one = |it: &Annotated| seen[it.site].features(&[it.row]);
     let all = units.iter().map(one).collect::<candle_core::Result<Vec<_>>>()?;
     Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")
 }

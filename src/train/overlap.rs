@@ -14,9 +14,11 @@ use serde::Serialize;
 use super::features::Looker;
 use super::measures::{auroc, average_precision};
 use super::regions::Regions;
+use super::source::Source;
 use crate::Progress;
-use crate::data::{self, Loader, Preprocess};
+use crate::data::{Loader, Preprocess};
 use crate::describe::milan::Milan;
+use crate::describe::milan::look::Pictures;
 use crate::exemplars::{self, SiteExemplars, mask};
 use crate::files::digest;
 use crate::model::Model;
@@ -62,6 +64,7 @@ const BATCH: usize = 32;
 pub fn overlap(
     milan: &Milan,
     looker: &Looker<'_>,
+    source: &Source,
     against: &Against,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Overlap>> {
@@ -84,7 +87,8 @@ pub fn overlap(
     let model = Model::load(&weights, None, &Device::Cpu)?;
     let sites = subject::sites(model.graph(), &against.layers)?;
     let preprocess = Preprocess::of(&model.arch);
-    let probe = Probe { dataset: data::open(looker.images, &[])?, preprocess };
+    let (dataset, folder) = source.pictures()?;
+    let probe = Probe { dataset, preprocess };
     let settings = Settings {
         batch_size: BATCH,
         threads: against.threads,
@@ -94,8 +98,9 @@ pub fn overlap(
     let none = Ablate::default();
     let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;
     let found = found.exemplars.sites;
-    let inputs = format!("{} {sites:?}", digest(&against.network)?.1);
-    let seen = looker.look("overlap", &inputs, &found, &probe.preprocess, progress)?;
+    let inputs = format!("{folder} {} {sites:?}", digest(&against.network)?.1);
+    let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
+    let seen = looker.look("overlap", &inputs, &found, &pictures, progress)?;
     let ious = ious(&model.network, &probe, &found, &regions, &names, progress)?;
 
     let phrases: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
@@ -149,7 +154,9 @@ fn ious(
     let mut dataset = probe.dataset.clone();
     let of = |id: &usize| {
         let picture = probe.dataset.pictures.get(*id);
-        picture.cloned().with_context(|| usage!("the regions speak of picture {id}, which is not there"))
+        picture
+            .cloned()
+            .with_context(|| usage!("the regions speak of picture {id}, which is not there"))
     };
     dataset.pictures = ids.iter().map(of).collect::<anyhow::Result<_>>()?;
 

@@ -35,8 +35,7 @@ impl Regions {
         let masks = || {
             let file = SafeTensors::deserialize(&bytes)
                 .map_err(|error| inconclusive!("it is damaged: {error}"))?;
-            let masks =
-                file.tensor("masks").map_err(|_| inconclusive!("`masks` is missing"))?;
+            let masks = file.tensor("masks").map_err(|_| inconclusive!("`masks` is missing"))?;
             match *masks.shape() {
                 [n, h, w] if n == ids.len() && h == w && masks.dtype() == Dtype::U8 => {
                     anyhow::Ok((h, w, words(masks.data(), |[it]: [u8; 1]| it)))
@@ -142,7 +141,10 @@ mod tests {
         assert_eq!((regions.picture(1), regions.is_to_learn(0)), (7, regions.is_to_learn(2)));
         assert_eq!(regions.masks.mask(1, 0, 2), [false, true, false, true]);
         // The same mask, name and picture.
-        assert_eq!((&regions.keys[0] == &regions.keys[2], &regions.keys[0] == &regions.keys[1]), (true, false));
+        assert_eq!(
+            (&regions.keys[0] == &regions.keys[2], &regions.keys[0] == &regions.keys[1]),
+            (true, false)
+        );
         for (text, shape, part) in [
             ("region,phrase\n", [0, 2, 2], "no column `image`"),
             ("image,phrase\nx,sky\n", [1, 2, 2], ":2: `x` is no picture's number"),

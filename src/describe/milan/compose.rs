@@ -82,7 +82,8 @@ impl<'a> Composer<'a> {
         let Milan { phrases, sentences, .. } = milan;
         let sum = |text: &str| sentences.sum(text);
         let sums = phrases.texts().iter().map(|it| sum(it)).collect::<anyhow::Result<Vec<_>>>()?;
-        let vectors = sentences.encode_sums(&sums)?;
+        let vectors =
+            milan.encode(&phrases.texts().iter().map(String::as_str).collect::<Vec<_>>())?;
         let prior: Vec<f32> = phrases.n_units().iter().map(|&n| 0.5 * (n as f32).ln()).collect();
         Ok(Composer {
             milan,
@@ -169,21 +170,26 @@ impl<'a> Composer<'a> {
                 }
             }
         }
-        let vectors = sentences.encode_sums(&sums)?;
-        let towers = texts_of(critics, &vectors)?;
-        let critic = mean_score(critics, unit, &towers)?.i(0)?;
-        let agreement = vectors.matmul(&expected.t()?)?.squeeze(1)?;
-        let order = (&critic + (&agreement * AGREEMENT)?)?.to_vec1::<f32>()?;
-        let (critic, agreement) = (critic.to_vec1::<f32>()?, agreement.to_vec1::<f32>()?);
-        let candidate = |place: usize| {
-            let n_words = texts[place].split(' ').count() as f32;
-            Ok(Candidate {
-                text: texts[place].clone(),
-                terms: [critic[place], agreement[place], 0., n_words],
-                vector: vectors.get(place)?.to_vec1()?,
-            })
+        let judge = |vectors: &Tensor| {
+            let towers = texts_of(critics, vectors)?;
+            let critic = mean_score(critics, unit, &towers)?.i(0)?;
+            Ok::<_, candle_core::Error>((critic, vectors.matmul(&expected.t()?)?.squeeze(1)?))
         };
-        best_of(&order, READ).into_iter().map(candidate).collect()
+        let quick = sentences.encode_sums(&sums)?;
+        let (critic, agreement) = judge(&quick)?;
+        let order = (critic + (agreement * AGREEMENT)?)?.to_vec1::<f32>()?;
+        let places = best_of(&order, READ);
+        let texts: Vec<&str> = places.iter().map(|&it| texts[it].as_str()).collect();
+        let vectors = self.milan.encode(&texts)?;
+        let (critic, agreement) = judge(&vectors)?;
+        let terms = critic.to_vec1::<f32>()?.into_iter().zip(agreement.to_vec1::<f32>()?);
+        let rows = texts.into_iter().zip(terms).zip(vectors.to_vec2()?);
+        let candidate = |((text, (critic, agreement)), vector): ((&str, _), _)| Candidate {
+            text: text.to_owned(),
+            terms: [critic, agreement, 0., text.split(' ').count() as f32],
+            vector,
+        };
+        Ok(rows.map(candidate).collect())
     }
 }
 

@@ -7,18 +7,73 @@ use rayon::prelude::*;
 
 use super::encoder::{Encoder, Region};
 use crate::Progress;
-use crate::data::{Dataset, Preprocess, preprocess::square, read_crop};
+use crate::data::{
+    Dataset, Preprocess,
+    preprocess::{normalise, square},
+    read_crop,
+};
 use crate::exemplars::SiteExemplars;
+use image::RgbImage;
 
 /// Pictures that go through the encoder together.
 const BATCH: usize = 16;
 const STAGE: &str = "looking at exemplars";
 
-/// The pictures whose ids exemplars hold, and how the audited network saw them: masks lie on that crop.
+/// Where units fire: in which pictures, and where in them.
+pub trait Fires: Sync {
+    /// Of the layer.
+    fn name(&self) -> &str;
+    fn n_units(&self) -> usize;
+    /// Pictures of each unit.
+    fn k(&self) -> usize;
+    fn picture(&self, unit: usize, rank: usize) -> usize;
+    /// `(side, side)`
+    fn mask(&self, unit: usize, rank: usize, side: usize) -> anyhow::Result<Vec<bool>>;
+}
+
+impl Fires for SiteExemplars {
+    fn name(&self) -> &str {
+        &self.site
+    }
+
+    fn n_units(&self) -> usize {
+        self.n_units
+    }
+
+    fn k(&self) -> usize {
+        self.k
+    }
+
+    fn picture(&self, unit: usize, rank: usize) -> usize {
+        self.ids(unit)[rank]
+    }
+
+    fn mask(&self, unit: usize, rank: usize, side: usize) -> anyhow::Result<Vec<bool>> {
+        Ok(SiteExemplars::mask(self, unit, rank, side))
+    }
+}
+
+/// Pictures by number, cut as the audited network saw them: masks lie on that crop.
+pub trait Crops: Sync {
+    fn n_pictures(&self) -> usize;
+    fn crop(&self, id: usize) -> anyhow::Result<RgbImage>;
+}
+
+/// The pictures of a data set, and how the audited network saw them.
 #[derive(Debug, Clone, Copy)]
 pub struct Pictures<'a> {
     pub dataset: &'a Dataset,
     pub preprocess: &'a Preprocess,
+}
+
+impl Crops for Pictures<'_> {
+    fn n_pictures(&self) -> usize {
+        self.dataset.pictures.len()
+    }
+
+    fn crop(&self, id: usize) -> anyhow::Result<RgbImage> {
+        read_crop(self.dataset, self.preprocess, id)
+    }
 }
 
 /// What an encoder's pictures are like.
@@ -86,15 +141,16 @@ impl Seen {
 pub fn look(
     encoder: &Encoder,
     input: &Input,
-    sites: &[SiteExemplars],
-    pictures: Pictures<'_>,
+    sites: &[impl Fires],
+    pictures: &impl Crops,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Seen>> {
-    let n = pictures.dataset.pictures.len();
+    let n = pictures.n_pictures();
     let mut wanted: Vec<Vec<(usize, usize, usize)>> = vec![vec![]; n];
     for (site, exemplars) in sites.iter().enumerate() {
-        for unit in 0..exemplars.n_units {
-            for (rank, &id) in exemplars.ids(unit).iter().enumerate() {
+        for unit in 0..exemplars.n_units() {
+            for rank in 0..exemplars.k() {
+                let id = exemplars.picture(unit, rank);
                 let picture = wanted.get_mut(id);
                 let picture =
                     picture.with_context(|| format!("there is no picture {id} of {n}"))?;
@@ -103,22 +159,22 @@ pub fn look(
         }
     }
     let mut seen: Vec<Seen> =
-        sites.iter().map(|it| Seen::new(it.n_units, it.k, encoder.n_features())).collect();
+        sites.iter().map(|it| Seen::new(it.n_units(), it.k(), encoder.n_features())).collect();
     let ids: Vec<usize> = (0..n).filter(|&id| !wanted[id].is_empty()).collect();
     let (side, n_distinct) = (input.side as usize, ids.len());
     for (done, ids) in ids.chunks(BATCH).enumerate() {
         progress(STAGE, done * BATCH, n_distinct)?;
         let xs = normalised(input, pictures, ids)?;
         let maps = encoder.maps(&xs)?;
-        let regions: Vec<(Region, (usize, usize, usize))> = ids
+        let regions = ids
             .par_iter()
             .enumerate()
             .flat_map(|(picture, &id)| wanted[id].par_iter().map(move |&it| (picture, it)))
             .map(|(picture, (site, unit, rank))| {
-                let mask = sites[site].mask(unit, rank, side);
-                (Region { picture, mask }, (site, unit, rank))
+                let mask = sites[site].mask(unit, rank, side)?;
+                Ok((Region { picture, mask }, (site, unit, rank)))
             })
-            .collect();
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let (regions, places): (Vec<Region>, Vec<_>) = regions.into_iter().unzip();
         let features = encoder.features(&maps, &regions)?;
         let rows = features.chunks(encoder.n_features());
@@ -132,18 +188,12 @@ pub fn look(
 }
 
 /// Some pictures as the encoder reads them, `(n, 3, side, side)`.
-pub fn normalised(input: &Input, pictures: Pictures<'_>, ids: &[usize]) -> anyhow::Result<Tensor> {
-    let own = Preprocess {
-        mean: input.mean,
-        std: input.std,
-        crop: input.side,
-        ..pictures.preprocess.clone()
-    };
+pub fn normalised(input: &Input, pictures: &impl Crops, ids: &[usize]) -> anyhow::Result<Tensor> {
     let values = ids
         .par_iter()
         .map(|&id| {
-            let crop = read_crop(pictures.dataset, pictures.preprocess, id)?;
-            Ok(own.normalise(&square(&crop, input.side)?))
+            let crop = square(&pictures.crop(id)?, input.side)?;
+            Ok(normalise(&crop, &input.mean, &input.std))
         })
         .collect::<anyhow::Result<Vec<Vec<f32>>>>()?;
     let side = input.side as usize;

@@ -116,6 +116,11 @@ impl MiniLm {
         })
     }
 
+    /// Of its vectors.
+    pub fn hidden_size(&self) -> usize {
+        self.sizes.hidden_size
+    }
+
     pub fn pieces(&self) -> &Pieces {
         &self.pieces
     }

@@ -39,10 +39,10 @@ use rayon::prelude::*;
 
 use crate::exemplars::SiteExemplars;
 use crate::files;
-use crate::inconclusive;
 use crate::model::recognise;
 use crate::model::run::Network;
 use crate::unit::Reading;
+use crate::{inconclusive, usage};
 use captioner::{Captioner, Regions};
 use checkpoint::{Contents, Settings};
 use compose::{Candidate, Candidates, Composer, TermWeights};
@@ -51,6 +51,7 @@ use decode::Speaker;
 use encoder::{Encoder, Resizing};
 use lm::LanguageModel;
 use look::{Input, Seen};
+use minilm::MiniLm;
 use noise::Noise;
 use phrases::Phrases;
 use pieces::Pieces;
@@ -80,6 +81,8 @@ pub struct Milan {
     pub speech: Speech,
     pub critics: Vec<Critic>,
     pub sentences: Sentences,
+    /// What understands sentences in place of `sentences`, which was taught by it.
+    listener: Option<MiniLm>,
     pub phrases: Phrases,
     /// The vector that is expected of any unit, `(1, sentence)`.
     background: Tensor,
@@ -176,12 +179,34 @@ impl Milan {
             critics: (0..settings.critics).map(critic).collect::<candle_core::Result<_>>()?,
             sentences: Sentences::new(Pieces::new(pieces)?, settings.sentence, &vb.pp("sentence"))?,
             background: vb.get((1, settings.sentence.sentence), "background")?,
+            listener: None,
             phrases,
             seen: seen.into_iter().collect(),
             settings,
         };
         shelf.finish()?;
         Ok(milan)
+    }
+
+    /// Lets a larger encoder understand phrases, and the sentences that are chosen among. Errs where its
+    /// vectors are of another length than those that the critics know.
+    pub fn listen_with(&mut self, encoder: MiniLm) -> anyhow::Result<()> {
+        let (found, wanted) = (encoder.hidden_size(), self.settings.sentence.sentence);
+        if found != wanted {
+            return Err(usage!(
+                "the sentence encoder gives vectors of {found} numbers, and the critics know those of {wanted}"
+            ));
+        }
+        self.listener = Some(encoder);
+        Ok(())
+    }
+
+    /// Vectors of length 1, `(texts, sentence)`.
+    pub fn encode(&self, texts: &[&str]) -> anyhow::Result<Tensor> {
+        match &self.listener {
+            Some(encoder) => encoder.encode(texts),
+            None => self.sentences.encode(texts),
+        }
     }
 
     /// What the encoder's pictures are like.
@@ -259,7 +284,7 @@ impl Milan {
 
     /// The critics' mean score of each phrase for each unit of all sites, `units × phrases`.
     pub fn scores(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let vectors = self.sentences.encode(phrases)?;
+        let vectors = self.encode(phrases)?;
         let texts = texts_of(&self.critics, &vectors)?;
         let parts: Vec<(&Seen, Vec<usize>)> = seen
             .iter()

@@ -10,8 +10,9 @@ use super::compose::Composer;
 use super::decode::{Ending, Speaker};
 use super::encoder::Resizing;
 use super::look::{Input, Seen, look};
+use super::minilm::MiniLm;
 use super::{Milan, checkpoint};
-use crate::describe::{Config, Readings};
+use crate::describe::{Config, How, Readings};
 use crate::exemplars::Exemplars;
 use crate::unit::{Reading, Unit};
 use crate::{Progress, usage};
@@ -24,25 +25,35 @@ const AUTHORS_SIDE: u32 = 224;
 /// Readings of every unit, and the evidence for each phrase asked about, `units × phrases`.
 pub(crate) fn read(
     file: Option<&Path>,
+    how: &How,
     exemplars: &Exemplars,
     config: &Config<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<(Readings, Vec<Vec<f32>>)> {
     if let Some(file) = file.filter(|it| it.extension().is_some_and(|it| it == "pth")) {
+        if how.sentence_encoder.is_some() {
+            return Err(usage!(
+                "--sentence-encoder serves the critic, and {} has none; use --describer milan",
+                file.display()
+            ));
+        }
         if let Some(phrase) = config.phrases.first() {
             return Err(usage!(
                 "evidence of \"{phrase}\" is asked for, and {} has no critic to give it; use --describer milan",
                 file.display()
             ));
         }
-        return Ok((by_authors(file, exemplars, config, progress)?, vec![]));
+        return Ok((by_authors(file, how.compat, exemplars, config, progress)?, vec![]));
     }
-    let milan = match file {
+    let mut milan = match file {
         Some(file) => Milan::new(checkpoint::open(file)?)?,
         None => Milan::built_in()?,
     };
+    if let Some(folder) = &how.sentence_encoder {
+        milan.listen_with(MiniLm::open(folder)?)?;
+    }
     let sites = &exemplars.sites;
-    let seen = look(&milan.encoder, &milan.input(), sites, config.pictures, progress)?;
+    let seen = look(&milan.encoder, &milan.input(), sites, &config.pictures, progress)?;
     let n_units = exemplars.n_units();
     let done = std::cell::Cell::new(0);
     let tick = |n: usize| {
@@ -64,17 +75,18 @@ pub(crate) fn read(
 /// mean probability of a word, `p(d|E)^(1/n)`.
 fn by_authors(
     file: &Path,
+    compat: bool,
     exemplars: &Exemplars,
     config: &Config<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<Readings> {
-    let (resizing, ending) = match config.compat {
+    let (resizing, ending) = match compat {
         true => (Resizing::Reference, Ending::Reference),
         false => (Resizing::Area, Ending::AtStop),
     };
     let it = authors::open(file, resizing)?;
     let input = Input { side: AUTHORS_SIDE, mean: it.mean, std: it.std };
-    let seen = look(&it.encoder, &input, &exemplars.sites, config.pictures, progress)?;
+    let seen = look(&it.encoder, &input, &exemplars.sites, &config.pictures, progress)?;
     let speaker = Speaker {
         captioner: &it.captioner,
         lm: it.lm.as_ref(),
