@@ -10,7 +10,7 @@ use crate::describe::milan::checkpoint::Contents;
 use crate::describe::milan::compose::Composer;
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
-use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, spread};
+use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
 
 /// What is expected of any unit, how much each term of a sentence's score counts, and how sure it is: by the
 /// units that choose.
@@ -78,11 +78,11 @@ pub fn calibrate(
     let starts = starts(&material.seen);
     let (mut xs, mut ys) = (vec![], vec![]);
     for (at, phrase) in phrases.iter().enumerate() {
-        let (mean, std) = spread(everything.iter().map(|it| it[at]));
+        let mean = mean_of(&everything, at);
         let stem = milan::phrases::stems(&milan::phrases::words(phrase));
         for unit in &material.choose {
             let score = everything[starts[unit.site] + unit.row][at];
-            xs.push(evidence_terms(score, mean, std));
+            xs.push(evidence_terms(score, mean));
             ys.push(
                 unit.texts.iter().any(|text| {
                     stem.is_subset(&milan::phrases::stems(&milan::phrases::words(text)))

@@ -19,6 +19,8 @@ const EPOCHS: usize = 25;
 const BATCH: usize = 256;
 /// Names that go with each batch.
 const NAMES: usize = 32;
+/// How many of a name's regions are those of any unit, since no unit's exemplars are pure.
+const STRANGE: f64 = 0.35;
 /// How much of the probability is spread over the whole batch.
 const SMOOTHING: f64 = 0.1;
 
@@ -84,7 +86,9 @@ pub fn train(
             };
             let mut sentences =
                 batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
-            for (name, own) in named.into_iter().flat_map(|it| it.picked(NAMES, n_some, &mut rng)) {
+            for (name, own) in
+                named.into_iter().flat_map(|it| it.picked(NAMES, n_some, &learn.features, &mut rng))
+            {
                 features.push(own?.unsqueeze(0)?);
                 sentences.push(name?);
             }
@@ -107,21 +111,26 @@ pub fn train(
 }
 
 impl Named {
-    /// The vectors of some names, no two the same, each with the features of so many of its regions; where
-    /// there are fewer, some come twice.
+    /// The vectors of some names, no two the same, each with the features of so many of its regions, some of
+    /// them twice and some strange: of `units` `(units, k, features)`.
     fn picked(
         &self,
         n_names: usize,
         n_regions: usize,
+        units: &Tensor,
         rng: &mut ChaCha8Rng,
     ) -> Vec<(candle_core::Result<Tensor>, candle_core::Result<Tensor>)> {
         let n_names = n_names.min(self.features.len());
         let names = index::sample(rng, self.features.len(), n_names);
         let mut one = |name: usize| {
             let own = &self.features[name];
-            let n = own.dim(0)? as u32;
-            let places: Vec<u32> = (0..n_regions).map(|_| rng.random_range(0..n)).collect();
-            own.index_select(&Tensor::new(places, &Device::Cpu)?, 0)
+            let (n, n_units, k) = (own.dim(0)?, units.dim(0)?, units.dim(1)?);
+            let region = |_| match rng.random_bool(STRANGE) {
+                true => units.get(rng.random_range(0..n_units))?.get(rng.random_range(0..k)),
+                false => own.get(rng.random_range(0..n)),
+            };
+            let regions = (0..n_regions).map(region).collect::<candle_core::Result<Vec<_>>>()?;
+            Tensor::stack(&regions, 0)
         };
         names.into_iter().map(|name| (self.sentences.get(name), one(name))).collect()
     }

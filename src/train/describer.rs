@@ -49,8 +49,9 @@ pub struct Config {
     pub seed: u64,
 }
 
-/// Of the pieces' vectors and of what stands behind them.
-const SENTENCE: tower::Sizes = tower::Sizes { piece: 160, hidden: 512, sentence: 384 };
+/// Of the pieces' vectors, and of what stands behind them.
+const PIECE: usize = 160;
+const HIDDEN: usize = 512;
 const CRITICS: usize = 3;
 /// Sentences of two phrases that the sentence tower learns beside what people said.
 const COMPOSED: usize = 6000;
@@ -65,6 +66,8 @@ pub struct Material {
     pub choose: Vec<Annotated>,
     /// How many units nothing was trained or chosen on.
     pub held_out: usize,
+    /// How many names were learnt, and how many regions of them.
+    pub named: (usize, usize),
 }
 
 /// Trains, and writes `milan.safetensors` and `README.md`. Returns where they are.
@@ -73,8 +76,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
     let looker = Looker::new(&encoder, &settings, &encoder_tensors, &work)?;
     let Known { units, seen, inputs } = config.source.read(&looker, progress)?;
-    let material = split(seen, units);
+    let mut material = split(seen, units);
     let regions = config.regions.as_deref().map(Regions::read).transpose()?;
+    if let Some(regions) = &regions {
+        let names = regions.by_name(|it| regions.is_to_learn(it));
+        material.named = (names.len(), names.values().map(Vec::len).sum());
+    }
     let (learn, choose) = (&material.learn, &material.choose);
 
     // What people say.
@@ -86,11 +93,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     // The sentence tower.
     let teacher = MiniLm::open(&config.sentence_encoder)?;
     let pieces = teacher.pieces().list().to_vec();
-    let sentence_inputs = format!("{inputs} {SENTENCE:?}");
+    let tower = tower::Sizes { piece: PIECE, hidden: HIDDEN, sentence: teacher.hidden_size() };
+    let sentence_inputs = format!("{inputs} {tower:?}");
     let sentence_tensors = stage(&work, "sentence", &sentence_inputs, || {
-        distil(&teacher, &texts, &phrases, config.seed, progress)
+        distil(&teacher, &texts, &phrases, tower, config.seed, progress)
     })?;
-    let sentences = sentences(pieces.clone(), &sentence_tensors)?;
+    let sentences = sentences(pieces.clone(), tower, &sentence_tensors)?;
 
     // Features of the units, standardised by those of training.
     let raw = |units: &[Annotated]| gathered(&material.seen, units);
@@ -129,12 +137,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         let learnt = (0..regions.keys.len()).filter(|&it| regions.is_to_learn(it));
         region_keys = learnt.map(|it| regions.keys[it].clone()).collect();
     }
-    let critic = asked::Sizes {
-        features: n_features,
-        hidden: 512,
-        sentence: SENTENCE.sentence,
-        common: 256,
-    };
+    let critic =
+        asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
     let mut tensors = Tensors::new();
     for at in 0..CRITICS {
         let seed = config.seed + 1 + at as u64;
@@ -175,10 +179,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     tensors.extend(encoder_tensors);
     tensors.insert("features.mean".into(), mean);
     tensors.insert("features.std".into(), std);
-    tensors.insert(
-        "background".into(),
-        Tensor::zeros((1, SENTENCE.sentence), DType::F32, &Device::Cpu)?,
-    );
+    tensors
+        .insert("background".into(), Tensor::zeros((1, tower.sentence), DType::F32, &Device::Cpu)?);
     let mut seen: Vec<String> = learn.iter().chain(choose).map(|it| it.key.clone()).collect();
     seen.extend(region_keys);
     seen.sort();
@@ -192,7 +194,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             lm,
             critic,
             critics: CRITICS,
-            sentence: SENTENCE,
+            sentence: tower,
             terms: [1., 16., 0.4, 0.3],
             lambda: 0.2,
             beam_size: 50,
@@ -228,6 +230,7 @@ fn card(contents: &Contents, material: &Material, config: &Config) -> String {
          | | |\n| --- | --- |\n\
          | what people said | {} ({} units to learn from, {} to choose by, {} held out) |\n\
          | exemplars | {} |\n\
+         | named regions | {} |\n\
          | encoder | {}, at {} |\n\
          | sentences are judged by | {} |\n\
          | phrases, words | {}, {} |\n\
@@ -238,6 +241,10 @@ fn card(contents: &Contents, material: &Material, config: &Config) -> String {
         material.choose.len(),
         material.held_out,
         config.source.exemplars.as_deref().map_or("beside them".to_owned(), name),
+        match material.named {
+            (0, _) => "none".to_owned(),
+            (names, regions) => format!("{regions} of {names} names"),
+        },
         name(&config.encoder),
         settings.encoder.sites.join(", "),
         terms.join(", "),
@@ -288,7 +295,7 @@ fn split(seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
             _ => learn.push(it),
         }
     }
-    Material { seen, learn, choose, held_out }
+    Material { seen, learn, choose, held_out, named: (0, 0) }
 }
 
 /// Mean and standard deviation of each feature.
@@ -317,16 +324,21 @@ fn tokens(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
     vocabulary.index(&[words], how).swap_remove(0)
 }
 
-fn sentences(pieces: Vec<String>, tensors: &Tensors) -> anyhow::Result<tower::Sentences> {
+fn sentences(
+    pieces: Vec<String>,
+    sizes: tower::Sizes,
+    tensors: &Tensors,
+) -> anyhow::Result<tower::Sentences> {
     let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
     let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    Ok(tower::Sentences::new(Pieces::new(pieces)?, SENTENCE, &vb)?)
+    Ok(tower::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
 }
 
 fn distil(
     teacher: &MiniLm,
     texts: &[Vec<String>],
     phrases: &Phrases,
+    sizes: tower::Sizes,
     seed: u64,
     progress: Progress<'_>,
 ) -> anyhow::Result<Tensors> {
@@ -357,5 +369,5 @@ fn distil(
     progress("sentence encoder", all.len(), all.len())?;
     let singles = teacher.single_pieces()?;
     let vectors = Tensor::cat(&vectors, 0)?;
-    sentence::train(teacher.pieces(), &singles, &all, &vectors, SENTENCE, seed, progress)
+    sentence::train(teacher.pieces(), &singles, &all, &vectors, sizes, seed, progress)
 }

@@ -14,7 +14,7 @@ use crate::describe::milan::noise::Noise;
 use crate::describe::milan::vocab::Vocabulary;
 use crate::describe::milan::{Speech, lm};
 
-const EPOCHS: usize = 6;
+const EPOCHS: usize = 16;
 /// Epochs without a better one after which training ends.
 const PATIENCE: usize = 3;
 const BATCH: usize = 128;

@@ -13,3 +13,4 @@ mod milan;
 mod pictures;
 mod programs;
 mod support;
+mod train;

@@ -4,7 +4,7 @@
 //! attention chooses among the regions, a gate among their features, and an LSTM writes the next word.
 //! Names of weights are those of the reference (`milan/decoders.py`, class `Decoder`).
 
-use candle_core::{D, IndexOp, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use candle_nn::ops::{log_softmax, sigmoid, softmax};
 use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
 
@@ -100,10 +100,12 @@ impl Regions {
     }
 
     /// The regions of some units.
-    pub fn units(&self, from: usize, n: usize) -> Result<Regions> {
+    pub fn of(&self, units: &[usize]) -> Result<Regions> {
+        let units: Vec<u32> = units.iter().map(|&it| it as u32).collect();
+        let units = Tensor::new(units, self.features.device())?;
         Ok(Regions {
-            features: self.features.i(from..from + n)?,
-            keys: self.keys.i(from..from + n)?,
+            features: self.features.index_select(&units, 0)?,
+            keys: self.keys.index_select(&units, 0)?,
         })
     }
 }

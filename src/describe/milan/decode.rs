@@ -88,23 +88,37 @@ impl Speaker<'_> {
                 best_of(scores, width).into_iter().map(first).collect()
             })
             .collect();
-        let mut parents: Vec<u32> = (0..n).flat_map(|unit| vec![unit as u32; width]).collect();
-        let mut memory = memory.rows(&parents)?;
+        let mut memory = memory;
+        // Of each sentence the row of the memory that it goes on from.
+        let mut parents: Vec<Vec<usize>> = (0..n).map(|unit| vec![unit; width]).collect();
         for _ in 1..self.length {
-            if beams.iter().flatten().all(|it| self.is_finished(it)) {
+            let open = |beam: &Vec<Sentence>| -> Vec<usize> {
+                (0..beam.len()).filter(|&it| !self.is_finished(&beam[it])).collect()
+            };
+            let open: Vec<Vec<usize>> = beams.iter().map(open).collect();
+            let units: Vec<usize> = (0..n).filter(|&unit| !open[unit].is_empty()).collect();
+            if units.is_empty() {
                 break;
             }
-            let last = |it: &Sentence| it.tokens[it.tokens.len() - 1];
-            let tokens: Vec<u32> = beams.iter().flatten().map(last).collect();
-            let (scores, after) = self.step(regions, &tokens, &memory, lambda)?;
-            parents.clear();
-            for (unit, beam) in beams.iter_mut().enumerate() {
-                let rows = &scores[unit * width * n_tokens..][..width * n_tokens];
-                let next = self.grow(beam, rows, width);
-                parents.extend(next.iter().map(|(parent, _)| (unit * width + parent) as u32));
-                *beam = next.into_iter().map(|(_, sentence)| sentence).collect();
+            // As many rows for each unit: one with fewer open sentences repeats its last.
+            let most = open.iter().map(Vec::len).max().unwrap_or_default();
+            let (mut tokens, mut rows) = (vec![], vec![]);
+            for &unit in &units {
+                for at in 0..most {
+                    let place = open[unit][at.min(open[unit].len() - 1)];
+                    tokens.extend(beams[unit][place].tokens.last());
+                    rows.push(parents[unit][place] as u32);
+                }
             }
-            memory = after.rows(&parents)?;
+            let regions = regions.of(&units)?;
+            let (scores, after) = self.step(&regions, &tokens, &memory.rows(&rows)?, lambda)?;
+            memory = after;
+            for (at, &unit) in units.iter().enumerate() {
+                let scores = &scores[at * most * n_tokens..];
+                let next = self.grow(&beams[unit], scores, width);
+                parents[unit] = next.iter().map(|(row, _)| at * most + row).collect();
+                beams[unit] = next.into_iter().map(|(_, sentence)| sentence).collect();
+            }
         }
         Ok(beams)
     }
@@ -188,25 +202,25 @@ impl Speaker<'_> {
         sentence.tokens.last() == Some(&self.vocabulary.stop())
     }
 
-    /// The `width` best continuations of a beam, each with the place of what it continues.
+    /// The `width` best continuations of a beam, each with the place among its open sentences of what it
+    /// continues. `scores` has a row for each of those.
     fn grow(&self, beam: &[Sentence], scores: &[f32], width: usize) -> Vec<(usize, Sentence)> {
-        let mut next: Vec<(usize, Option<u32>, f32)> = Vec::with_capacity(width * width);
-        for (place, (sentence, scores)) in
-            beam.iter().zip(scores.chunks(self.vocabulary.n_tokens())).enumerate()
-        {
+        let mut rows = scores.chunks(self.vocabulary.n_tokens()).enumerate();
+        let mut next: Vec<(&Sentence, usize, Option<u32>, f32)> = vec![];
+        for sentence in beam {
             if self.is_finished(sentence) {
-                next.push((place, None, sentence.score));
-                continue;
+                next.push((sentence, 0, None, sentence.score));
+            } else if let Some((row, scores)) = rows.next() {
+                let grown =
+                    |it: usize| (sentence, row, Some(it as u32), sentence.score + scores[it]);
+                next.extend(best_of(scores, width).into_iter().map(grown));
             }
-            let best = best_of(scores, width).into_iter();
-            next.extend(best.map(|it| (place, Some(it as u32), sentence.score + scores[it])));
         }
-        next.sort_by(|a, b| b.2.total_cmp(&a.2));
+        next.sort_by(|a, b| b.3.total_cmp(&a.3));
         next.truncate(width);
-        let grown = |(place, token, score): (usize, Option<u32>, f32)| {
-            let mut tokens = beam[place].tokens.clone();
-            tokens.extend(token);
-            (place, Sentence { tokens, score })
+        let grown = |(sentence, row, token, score): (&Sentence, usize, Option<u32>, f32)| {
+            let tokens = sentence.tokens.iter().copied().chain(token).collect();
+            (row, Sentence { tokens, score })
         };
         next.into_iter().map(grown).collect()
     }

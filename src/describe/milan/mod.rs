@@ -274,12 +274,11 @@ impl Milan {
     /// the critics, against that of the other units.
     pub fn evidence(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
         let scores = self.scores(seen, phrases)?;
-        let spread: Vec<(f32, f32)> =
-            (0..phrases.len()).map(|at| spread(scores.iter().map(|it| it[at]))).collect();
-        let probability = |(&score, &(mean, std)): (&f32, &(f32, f32))| {
-            self.settings.evidence.probability(&evidence_terms(score, mean, std))
+        let means: Vec<f32> = (0..phrases.len()).map(|at| mean_of(&scores, at)).collect();
+        let probability = |(&score, &mean): (&f32, &f32)| {
+            self.settings.evidence.probability(&evidence_terms(score, mean))
         };
-        Ok(scores.iter().map(|it| it.iter().zip(&spread).map(probability).collect()).collect())
+        Ok(scores.iter().map(|it| it.iter().zip(&means).map(probability).collect()).collect())
     }
 
     /// The critics' mean score of each phrase for each unit of all sites, `units × phrases`.
@@ -342,16 +341,15 @@ pub fn confidence_terms(
     terms.map(f64::from).to_vec()
 }
 
-/// What the evidence for a phrase rests on: the critics' score, and how far it stands out among all units.
-pub fn evidence_terms(score: f32, mean: f32, std: f32) -> Vec<f64> {
-    vec![f64::from(score), f64::from((score - mean) / (std + 1e-6))]
+/// What the evidence for a phrase rests on: how far the critics' score is above its mean over all units of
+/// the network, and that mean.
+pub fn evidence_terms(score: f32, mean: f32) -> Vec<f64> {
+    vec![f64::from(score - mean), f64::from(mean)]
 }
 
-/// Mean and standard deviation.
-pub fn spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
-    let n = values.clone().count().max(1) as f32;
-    let mean = values.clone().sum::<f32>() / n;
-    (mean, (values.map(|it| (it - mean).powi(2)).sum::<f32>() / n).sqrt())
+/// The mean over all units of the scores of one phrase.
+pub fn mean_of(scores: &[Vec<f32>], phrase: usize) -> f32 {
+    scores.iter().map(|it| it[phrase]).sum::<f32>() / scores.len().max(1) as f32
 }
 
 /// What tells a unit of one network and data set from those of others: a digest of its name and exemplars.
