@@ -42,7 +42,8 @@ fn main() -> anyhow::Result<()> {
     let milan = Milan::built_in()?;
     lap("load");
     let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
-    let seen = look(&milan.encoder, &milan.input(), &[exemplars], &pictures, &quiet)?;
+    let seen =
+        look(&milan.encoder, &milan.settings.encoder.input, &[exemplars], &pictures, &quiet)?;
     lap("look");
     let all: Vec<usize> = (0..n).collect();
     let beams = all.par_chunks(BATCH).map(|units| {

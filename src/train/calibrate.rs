@@ -53,16 +53,17 @@ pub fn calibrate(
 
     // Would a person agree? As much as people do with each other, in the middle.
     let agreement = people.agreement_among_people();
-    let (mut xs, mut ys) = (vec![], vec![]);
+    let (mut xs, mut said) = (vec![], vec![]);
     for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
         let area = material.seen[unit.site].area(unit.row);
         let chosen = milan::choose(it, &best.1, 3);
         for place in 0..chosen.len() {
-            let alike = people.similarity(at, &chosen[place].text, teacher)?;
             xs.push(confidence_terms(&chosen, place, it.entropy, area, &best.1));
-            ys.push(agreement <= alike);
+            said.push((at, chosen[place].text.as_str()));
         }
     }
+    let alike = people.similarities(&said, teacher)?;
+    let ys: Vec<bool> = alike.into_iter().map(|it| agreement <= it).collect();
     contents.settings.confidence = Logistic::fit(&xs, &ys);
 
     // Would a person name it? Phrases that were said of enough units, against all units of the network.

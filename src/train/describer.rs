@@ -3,11 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
-use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::annotations::{Annotated, part};
 use super::calibrate::calibrate;
@@ -24,13 +20,13 @@ use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT
 use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
-use crate::describe::milan::look::{Pictures, Seen};
+use crate::describe::milan::look::{Input, Pictures, Seen};
 use crate::describe::milan::minilm::MiniLm;
-use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
-use crate::describe::milan::pieces::Pieces;
+use crate::describe::milan::phrases::Phrases;
+use crate::describe::milan::sentence::{self as tower, Sentences};
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
-use crate::describe::milan::{self, captioner, critic as asked, lm, sentence as tower};
-use crate::files::write_whole;
+use crate::describe::milan::{self, captioner, critic as asked, lm};
+use crate::files::{digest, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
@@ -53,11 +49,11 @@ pub struct Config {
 const PIECE: usize = 160;
 const HIDDEN: usize = 512;
 const CRITICS: usize = 3;
-/// Sentences of two phrases that the sentence tower learns beside what people said.
-const COMPOSED: usize = 6000;
 /// Words that were written once are not learnt.
 const LEAST_WORDS: usize = 2;
 const LENGTH: usize = 15;
+/// Of the paper.
+const BEAM: usize = 50;
 
 /// Everything that the stages share.
 pub struct Material {
@@ -88,17 +84,23 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let texts: Vec<Vec<String>> = learn.iter().map(|it| it.texts.clone()).collect();
     let phrases = Phrases::gather(&texts);
     let vocabulary = vocabulary(&texts);
-    let inputs = format!("{} {inputs} {}", looker.inputs, config.seed);
+    let teacher = MiniLm::open(&config.sentence_encoder)?;
+    let inputs = format!(
+        "{} {inputs} {} {} {}",
+        env!("CARGO_PKG_VERSION"),
+        looker.inputs,
+        digest(&config.sentence_encoder.join("model.safetensors"))?.1,
+        config.seed
+    );
 
     // The sentence tower.
-    let teacher = MiniLm::open(&config.sentence_encoder)?;
     let pieces = teacher.pieces().list().to_vec();
     let tower = tower::Sizes { piece: PIECE, hidden: HIDDEN, sentence: teacher.hidden_size() };
     let sentence_inputs = format!("{inputs} {tower:?}");
     let sentence_tensors = stage(&work, "sentence", &sentence_inputs, || {
-        distil(&teacher, &texts, &phrases, tower, config.seed, progress)
+        sentence::distil(&teacher, &texts, &phrases, tower, config.seed, progress)
     })?;
-    let sentences = sentences(pieces.clone(), tower, &sentence_tensors)?;
+    let sentences = sentence::open(pieces.clone(), tower, &sentence_tensors)?;
 
     // Features of the units, standardised by those of training.
     let raw = |units: &[Annotated]| gathered(&material.seen, units);
@@ -110,33 +112,19 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let n_features = encoder.n_features();
 
     // Critics.
-    let pairs = |units: &[Annotated], features: &Tensor| -> anyhow::Result<Pairs> {
-        let encode = |it: &Annotated| sentences.encode(&refs(&it.texts));
-        Ok(Pairs {
-            features: features.clone(),
-            sentences: units.iter().map(encode).collect::<anyhow::Result<_>>()?,
-            layers: units.iter().map(|it| it.site).collect(),
-        })
+    let learn_pairs = pairs(learn, &learn_features, &sentences)?;
+    let choose_pairs = pairs(choose, &choose_features, &sentences)?;
+    let (named, region_keys) = match &regions {
+        Some(regions) => {
+            let (dataset, folder) = config.source.pictures()?;
+            let pictures = Pictures { dataset: &dataset, preprocess: &source::preprocess() };
+            let inputs = format!("{folder} {}", regions.keys.concat());
+            let masks = std::slice::from_ref(&regions.masks);
+            let seen = looker.look("regions", &inputs, masks, &pictures, progress)?.swap_remove(0);
+            (Some(named(regions, &seen, standard, &sentences)?), regions.learnt_keys())
+        }
+        None => (None, vec![]),
     };
-    let learn_pairs = pairs(learn, &learn_features)?;
-    let choose_pairs = pairs(choose, &choose_features)?;
-    let (mut named, mut region_keys) = (None, vec![]);
-    if let Some(regions) = &regions {
-        let (dataset, folder) = config.source.pictures()?;
-        let pictures = Pictures { dataset: &dataset, preprocess: &source::preprocess() };
-        let inputs = format!("{folder} {}", regions.keys.concat());
-        let masks = std::slice::from_ref(&regions.masks);
-        let seen = looker.look("regions", &inputs, masks, &pictures, progress)?.swap_remove(0);
-        let names = regions.by_name(|it| regions.is_to_learn(it));
-        let own = |places: &Vec<usize>| standard(&seen.features(places)?)?.squeeze(1);
-        let texts: Vec<&str> = names.keys().copied().collect();
-        named = Some(Named {
-            features: names.values().map(own).collect::<candle_core::Result<_>>()?,
-            sentences: sentences.encode(&texts)?,
-        });
-        let learnt = (0..regions.keys.len()).filter(|&it| regions.is_to_learn(it));
-        region_keys = learnt.map(|it| regions.keys[it].clone()).collect();
-    }
     let critic =
         asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
     let mut tensors = Tensors::new();
@@ -158,19 +146,11 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         tokens: vocabulary.n_tokens(),
     };
     let lm = lm::Sizes { hidden: 256, embedding: 128, layers: 2, tokens: vocabulary.n_tokens() };
-    let said = |units: &[Annotated], features: &Tensor| Said {
-        features: features.clone(),
-        sentences: units
-            .iter()
-            .enumerate()
-            .flat_map(|(unit, it)| it.texts.iter().map(move |text| (unit, text)))
-            .map(|(unit, text)| (unit, tokens(&vocabulary, text)))
-            .collect(),
-    };
     let speech_sizes = speech::Sizes { captioner, lm };
     let speech_inputs = format!("{inputs} {speech_sizes:?}");
     tensors.extend(stage(&work, "speech", &speech_inputs, || {
-        let (learn, choose) = (said(learn, &learn_features), said(choose, &choose_features));
+        let learn = said(learn, &learn_features, &vocabulary);
+        let choose = said(choose, &choose_features, &vocabulary);
         speech::train(&learn, &choose, speech_sizes, &vocabulary, config.seed, progress)
     })?);
 
@@ -197,7 +177,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             sentence: tower,
             terms: [1., 16., 0.4, 0.3],
             lambda: 0.2,
-            beam_size: 50,
+            beam_size: BEAM.min(vocabulary.n_tokens()),
             length: LENGTH,
             confidence: even.clone(),
             evidence: even,
@@ -214,6 +194,41 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let card = card(&contents, &material, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
+}
+
+/// Units with the vectors of what was said of them.
+fn pairs(units: &[Annotated], features: &Tensor, sentences: &Sentences) -> anyhow::Result<Pairs> {
+    let encode = |it: &Annotated| sentences.encode(&refs(&it.texts));
+    Ok(Pairs {
+        features: features.clone(),
+        sentences: units.iter().map(encode).collect::<anyhow::Result<_>>()?,
+        layers: units.iter().map(|it| it.site).collect(),
+    })
+}
+
+/// The names that are there to learn; `seen` has the features of all regions.
+fn named(
+    regions: &Regions,
+    seen: &Seen,
+    standard: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    sentences: &Sentences,
+) -> anyhow::Result<Named> {
+    let names = regions.by_name(|it| regions.is_to_learn(it));
+    let texts: Vec<&str> = names.keys().copied().collect();
+    let own = |places: &Vec<usize>| standard(&seen.features(places)?)?.squeeze(1);
+    let features = names.values().map(own).collect::<candle_core::Result<_>>()?;
+    Ok(Named { features, sentences: sentences.encode(&texts)? })
+}
+
+/// Units with the tokens of what was said of them.
+fn said(units: &[Annotated], features: &Tensor, vocabulary: &Vocabulary) -> Said {
+    let texts = |(unit, it): (usize, &Annotated)| {
+        it.texts.iter().map(|text| (unit, tokens(vocabulary, text))).collect::<Vec<_>>()
+    };
+    Said {
+        features: features.clone(),
+        sentences: units.iter().enumerate().flat_map(texts).collect(),
+    }
 }
 
 /// The model card: what it was made of and how. Quality is measured by `milan-train evaluate`.
@@ -280,7 +295,8 @@ fn open_encoder(path: &Path) -> anyhow::Result<(Encoder, EncoderSettings, Tensor
     })?;
     let named: Vec<&str> = sites.iter().map(String::as_str).collect();
     let encoder = Encoder::new(network, &named, Resizing::Area)?.with_colours();
-    let settings = EncoderSettings { sites, side: own.crop, mean: own.mean, std: own.std };
+    let input = Input { side: own.crop, mean: own.mean, std: own.std };
+    let settings = EncoderSettings { sites, input };
     Ok((encoder, settings, tensors))
 }
 
@@ -322,52 +338,4 @@ fn tokens(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
     let length = Some(words.len().min(LENGTH - 1));
     let how = Indexing { stop: true, unknown: true, length, ..Default::default() };
     vocabulary.index(&[words], how).swap_remove(0)
-}
-
-fn sentences(
-    pieces: Vec<String>,
-    sizes: tower::Sizes,
-    tensors: &Tensors,
-) -> anyhow::Result<tower::Sentences> {
-    let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
-    let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    Ok(tower::Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
-}
-
-fn distil(
-    teacher: &MiniLm,
-    texts: &[Vec<String>],
-    phrases: &Phrases,
-    sizes: tower::Sizes,
-    seed: u64,
-    progress: Progress<'_>,
-) -> anyhow::Result<Tensors> {
-    let mut all: Vec<String> = texts.iter().flatten().cloned().collect();
-    all.extend(phrases.texts().iter().cloned());
-    let weighted: Vec<(usize, f64)> =
-        phrases.n_units().iter().map(|&n| f64::from(n).sqrt()).enumerate().collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let pick = |rng: &mut ChaCha8Rng| {
-        weighted.choose_weighted(rng, |it| it.1).map(|it| it.0).context("no phrase was said twice")
-    };
-    let mut n_composed = 0;
-    for _ in 0..COMPOSED * 50 {
-        let (a, b) = (pick(&mut rng)?, pick(&mut rng)?);
-        let connective = rng.random_range(0..CONNECTIVES.len());
-        if n_composed < COMPOSED && phrases.may_join(a, connective, b) {
-            all.push(phrases.join(a, connective, b));
-            n_composed += 1;
-        }
-    }
-    all.sort();
-    all.dedup();
-    let mut vectors = vec![];
-    for some in all.chunks(1024) {
-        progress("sentence encoder", vectors.len() * 1024, all.len())?;
-        vectors.push(teacher.encode(&refs(some))?);
-    }
-    progress("sentence encoder", all.len(), all.len())?;
-    let singles = teacher.single_pieces()?;
-    let vectors = Tensor::cat(&vectors, 0)?;
-    sentence::train(teacher.pieces(), &singles, &all, &vectors, sizes, seed, progress)
 }

@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
 
@@ -322,15 +321,16 @@ fn calibration(
 ) -> anyhow::Result<Calibration> {
     let agreement = people.agreement_among_people();
     let terms = &milan.settings.terms;
-    let judged = candidates.par_iter().zip(units).enumerate().map(|(at, (it, unit))| {
+    let (mut confidences, mut said) = (vec![], vec![]);
+    for (at, (it, unit)) in candidates.iter().zip(units).enumerate() {
         let area = seen[unit.site].area(unit.row);
         let chosen = milan::choose(it, terms, 3);
         let x = confidence_terms(&chosen, 0, it.entropy, area, terms);
-        let alike = people.similarity(at, &chosen[0].text, teacher)?;
-        Ok((milan.settings.confidence.probability(&x), agreement <= alike))
-    });
-    let judged = judged.collect::<anyhow::Result<Vec<(f32, bool)>>>()?;
-    let (confidences, truth): (Vec<f32>, Vec<bool>) = judged.into_iter().unzip();
+        confidences.push(milan.settings.confidence.probability(&x));
+        said.push((at, chosen[0].text.as_str()));
+    }
+    let alike = people.similarities(&said, teacher)?;
+    let truth: Vec<bool> = alike.into_iter().map(|it| agreement <= it).collect();
     let bins = reliability(&confidences, &truth, 10);
     let plain = |it: Bin| Confidence { n: it.n, confidence: it.confidence, agreed: it.agreed };
     Ok(Calibration {

@@ -38,8 +38,7 @@ impl<'a> Looker<'a> {
             values += &format!("{name} {} ", sha256(&bytes));
         }
         let inputs = format!("{settings:?} {values}");
-        let input = Input { side: settings.side, mean: settings.mean, std: settings.std };
-        Ok(Looker { encoder, input, work, inputs })
+        Ok(Looker { encoder, input: settings.input.clone(), work, inputs })
     }
 
     /// The features of every exemplar of every site, kept as `name`; `inputs` says where exemplars and

@@ -91,10 +91,17 @@ impl People {
         })
     }
 
-    /// The mean cosine of a text with each person's words about one unit.
-    pub fn similarity(&self, unit: usize, text: &str, teacher: &MiniLm) -> anyhow::Result<f32> {
-        let vector = teacher.encode(&[text])?;
-        Ok(vector.matmul(&self.sentences[unit].t()?)?.mean_all()?.to_scalar()?)
+    /// The mean cosine of each text with each person's words about its unit.
+    pub fn similarities(
+        &self,
+        said: &[(usize, &str)],
+        teacher: &MiniLm,
+    ) -> anyhow::Result<Vec<f32>> {
+        let vectors = teacher.encode(&said.iter().map(|it| it.1).collect::<Vec<_>>())?;
+        let mean = |(at, &(unit, _)): (usize, &(usize, &str))| {
+            vectors.i(at..at + 1)?.matmul(&self.sentences[unit].t()?)?.mean_all()?.to_scalar()
+        };
+        Ok(said.iter().enumerate().map(mean).collect::<candle_core::Result<_>>()?)
     }
 
     /// The median over units of how alike people's words about a unit are, by cosine.

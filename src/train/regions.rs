@@ -83,6 +83,12 @@ impl Regions {
         part(&self.picture(region).to_string(), 2) == 0
     }
 
+    /// The keys of the regions that are there to learn from.
+    pub fn learnt_keys(&self) -> Vec<String> {
+        let learnt = (0..self.keys.len()).filter(|&it| self.is_to_learn(it));
+        learnt.map(|it| self.keys[it].clone()).collect()
+    }
+
     /// The places of those regions that `keep` keeps, by name.
     pub fn by_name(&self, keep: impl Fn(usize) -> bool) -> BTreeMap<&str, Vec<usize>> {
         let mut names = BTreeMap::<&str, Vec<usize>>::new();

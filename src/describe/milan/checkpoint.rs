@@ -13,6 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::logistic::Logistic;
+use super::look::Input;
 use super::{captioner, compose, critic, lm, sentence};
 use crate::weights::words;
 use crate::weights::write::{self, Entry};
@@ -52,11 +53,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSettings {
     pub sites: Vec<String>,
-    /// Of a picture, in pixels.
-    pub side: u32,
-    /// Of each colour, in 0..=1.
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
+    #[serde(flatten)]
+    pub input: Input,
 }
 
 /// A file in memory.

@@ -77,7 +77,7 @@ impl Crops for Pictures<'_> {
 }
 
 /// What an encoder's pictures are like.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Input {
     /// Of a picture, in pixels.
     pub side: u32,

@@ -50,7 +50,7 @@ use critic::{Critic, mean_score, texts_of, units_of};
 use decode::Speaker;
 use encoder::{Encoder, Resizing};
 use lm::LanguageModel;
-use look::{Input, Seen};
+use look::Seen;
 use minilm::MiniLm;
 use noise::Noise;
 use phrases::Phrases;
@@ -151,6 +151,9 @@ impl Milan {
             .collect();
         let shapes = own.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
         let recognised = recognise(&shapes, None).context("its encoder")?;
+        if let Some(name) = recognised.unread.first() {
+            return Err(inconclusive!("its encoder's tensor `{name}` is read by nothing"));
+        }
         let network = Network::new(recognised.graph, &Device::Cpu, |name| Ok(own[name].clone()))?;
         let sites: Vec<&str> = settings.encoder.sites.iter().map(String::as_str).collect();
         let encoder = Encoder::new(network, &sites, Resizing::Area)?.with_colours();
@@ -207,12 +210,6 @@ impl Milan {
             Some(encoder) => encoder.encode(texts),
             None => self.sentences.encode(texts),
         }
-    }
-
-    /// What the encoder's pictures are like.
-    pub fn input(&self) -> Input {
-        let encoder = &self.settings.encoder;
-        Input { side: encoder.side, mean: encoder.mean, std: encoder.std }
     }
 
     /// Standardised features `(units, k, features)`.

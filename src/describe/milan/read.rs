@@ -53,7 +53,8 @@ pub(crate) fn read(
         milan.listen_with(MiniLm::open(folder)?)?;
     }
     let sites = &exemplars.sites;
-    let seen = look(&milan.encoder, &milan.input(), sites, &config.pictures, progress)?;
+    let seen =
+        look(&milan.encoder, &milan.settings.encoder.input, sites, &config.pictures, progress)?;
     let n_units = exemplars.n_units();
     let done = std::cell::Cell::new(0);
     let tick = |n: usize| {
