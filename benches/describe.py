@@ -7,6 +7,7 @@ finished sentences are computed to the end (neuron-descriptions, src/milan/decod
 
 import csv
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 run, images, layer, n_units, describer = sys.argv[1:]
-torch.set_num_threads(2)
+torch.set_num_threads(os.cpu_count())
 WIDTH, LENGTH, LAMBDA, BATCH = 50, 15, 0.2, 16
 
 

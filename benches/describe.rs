@@ -1,7 +1,8 @@
 //! How long describing takes, given exemplars.
 //!
 //! `cargo bench --bench describe -- RUN IMAGES LAYER UNITS`: RUN is the folder of a run of milan-audit,
-//! IMAGES its pictures. `describe.py` beside does the paper's part in the reference's way.
+//! IMAGES its pictures; the audited network must have seen their middle 224 of 256 pixels. All cores are used.
+//! `describe.py` beside does the paper's part in the reference's way.
 
 use std::path::Path;
 use std::time::Instant;

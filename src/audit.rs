@@ -49,14 +49,8 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     let outcomes =
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
-    let mut report = report(
-        &subject,
-        &found,
-        &config.how.describer,
-        &descriptions,
-        config.seed,
-        &config.settings,
-    )?;
+    let mut report =
+        report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
     report.rules = rules(policy.as_ref(), &outcomes, |_| None);
     report.policy = policy.as_ref().map(policy_report).transpose()?;
     (report.verdict, report.why) = verdict(policy.as_ref(), &outcomes, &report.coverage);
@@ -89,6 +83,7 @@ pub fn score(
 /// Opens model and pictures, and gathers what the units fire on.
 fn look(config: &Config, progress: Progress<'_>) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
+    config.how.check()?;
     let subject = subject::open(&config.source)?;
     let sites = sites(&subject, &config.how.describer, &config.layers)?;
     let found = pass::pass(
@@ -160,7 +155,7 @@ pub(crate) fn describe(
 pub(crate) fn report(
     subject: &Subject,
     found: &Pass,
-    describer: &Describer,
+    how: &How,
     descriptions: &[Description],
     seed: u64,
     settings: &Settings,
@@ -176,11 +171,13 @@ pub(crate) fn report(
         unknown: sum.unknown + layer.unknown,
         dead: sum.dead + layer.dead,
     });
-    let weights_sha256 = match describer {
+    let weights_sha256 = match &how.describer {
         Describer::Labels => None,
         Describer::Csv(file) | Describer::Milan(Some(file)) => Some(digest(file)?.1),
         Describer::Milan(None) => Some(sha256(describe::milan::BUILT_IN)),
     };
+    let encoder = how.sentence_encoder.as_ref().map(|it| it.join(describe::milan::minilm::WEIGHTS));
+    let sentence_encoder_sha256 = encoder.map(|it| anyhow::Ok(digest(&it)?.1)).transpose()?;
     Ok(Report {
         schema: SCHEMA,
         complete: true,
@@ -202,7 +199,12 @@ pub(crate) fn report(
             skipped: found.read.skipped.clone(),
             manifest_sha256: found.read.manifest_sha256.clone(),
         },
-        descriptions: DescriptionsReport { method: describer.to_string(), weights_sha256 },
+        descriptions: DescriptionsReport {
+            method: how.describer.to_string(),
+            weights_sha256,
+            sentence_encoder_sha256,
+            compat: how.compat,
+        },
         coverage,
         layers,
         rules: vec![],

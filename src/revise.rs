@@ -74,6 +74,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let started = Started::now();
     let policy = load_policy(&config.selection)?;
     config.settings.exemplars.check()?;
+    config.how.check()?;
     let subject = subject::open(&config.source)?;
     let tests = open_tests(config, &subject)?;
     let network = &subject.model.network;
@@ -115,14 +116,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let edited = reload(&draft, &subject)?;
     let verified = verify(&subject, &edited, &ablate, &config.settings)?;
 
-    let mut report = audit::report(
-        &subject,
-        &found,
-        &config.how.describer,
-        &descriptions,
-        config.seed,
-        &config.settings,
-    )?;
+    let mut report =
+        audit::report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
     report.rules = audit::rules(policy.as_ref(), &outcomes, |unit| importance.get(unit).copied());
     report.policy =
         policy.as_ref().filter(|it| !it.files.is_empty()).map(audit::policy_report).transpose()?;

@@ -72,7 +72,7 @@ struct Material {
     /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
     #[arg(long, value_name = "FILE")]
     exemplars: Option<PathBuf>,
-    /// The pictures that exemplars and regions count, in the order of their metadata.csv, or by name
+    /// The pictures that exemplars and regions count, in the order of their file names
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)

@@ -45,7 +45,9 @@ impl Npy {
             let mut file = File::open(path)?;
             let mut read = |n: usize| {
                 let mut bytes = vec![0; n];
-                file.read_exact(&mut bytes).map(|()| bytes)
+                file.read_exact(&mut bytes)
+                    .map_err(|error| inconclusive!("it is cut off: {error}"))?;
+                anyhow::Ok(bytes)
             };
             let start = read(8)?;
             if &start[..6] != MAGIC {
@@ -61,7 +63,7 @@ impl Npy {
             let header = String::from_utf8_lossy(&read(length)?).into_owned();
             let field = |pattern: &str| {
                 let found = Regex::new(pattern)?.captures(&header).map(|it| it[1].to_owned());
-                found.with_context(|| inconclusive!("its header is `{}`", header.trim()))
+                found.ok_or_else(|| inconclusive!("its header is `{}`", header.trim()))
             };
             let dtype = field(r"'descr': '([^']*)'")?;
             if field("'fortran_order': (True|False)")? == "True" {
@@ -69,9 +71,12 @@ impl Npy {
             }
             let shape = field(r"'shape': \(([0-9, ]*)\)")?;
             let shape = shape.split(',').map(str::trim).filter(|it| !it.is_empty());
-            let shape: Vec<usize> = shape.map(str::parse).collect::<Result<_, _>>()?;
+            let shape: Result<Vec<usize>, _> = shape.map(str::parse).collect();
+            let width = dtype.trim_start_matches(|it: char| !it.is_ascii_digit()).parse::<u64>();
+            let (Ok(shape), Ok(width)) = (shape, width) else {
+                return Err(inconclusive!("its header is `{}`", header.trim()));
+            };
             let start = (8 + n_length + length) as u64;
-            let width: u64 = dtype.trim_start_matches(|it: char| !it.is_ascii_digit()).parse()?;
             let size = shape.iter().try_fold(width, |n, &it| n.checked_mul(it as u64));
             let (found, wanted) = (file.metadata()?.len(), size.map(|it| it.saturating_add(start)));
             if wanted.is_none_or(|it| found < it) {
@@ -101,6 +106,7 @@ impl Npy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, kind};
 
     /// The bytes of `numpy.lib.format.write_array_header_1_0` for `uint8` of this shape.
     #[test]
@@ -136,9 +142,12 @@ mod tests {
             (text("False", "True "), "by columns"),
             (text("'descr'", "'other'"), "its header is"),
             (text("(2, 3)", "(-2, )"), "its header is"),
+            (text("|u1", "|O "), "its header is"),
+            (whole[..5].to_vec(), "cut off"),
         ] {
-            let error = format!("{:#}", open(&bytes).err().unwrap());
-            assert!(error.contains(part), "{error}");
+            let error = open(&bytes).err().unwrap();
+            assert!(format!("{error:#}").contains(part), "{error:#}");
+            assert_eq!(kind(&error), Kind::Inconclusive, "{error:#}");
         }
     }
 }

@@ -63,6 +63,24 @@ pub struct How {
     pub sentence_encoder: Option<PathBuf>,
 }
 
+impl How {
+    /// Errs where a sentence encoder is named that nobody would use.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let critical = match &self.describer {
+            Describer::Milan(file) => !milan::read::is_authors(file.as_deref()),
+            _ => false,
+        };
+        match &self.sentence_encoder {
+            Some(folder) if critical => milan::minilm::MiniLm::open(folder).map(|_| ()),
+            Some(_) => Err(usage!(
+                "--sentence-encoder serves a critic, and `{}` has none; use --describer milan",
+                self.describer
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 /// With nothing but the describer's own.
 impl From<Describer> for How {
     fn from(describer: Describer) -> How {
@@ -97,11 +115,6 @@ pub fn describe(
     let (mut readings, evidence) = match describer {
         Describer::Milan(file) => {
             milan::read::read(file.as_deref(), how, exemplars, config, progress)?
-        }
-        _ if how.sentence_encoder.is_some() => {
-            return Err(usage!(
-                "--sentence-encoder serves the critic of a describer, and `{describer}` has none; use --describer milan"
-            ));
         }
         _ if !config.phrases.is_empty() => {
             return Err(usage!(

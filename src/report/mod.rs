@@ -112,6 +112,12 @@ pub struct DescriptionsReport {
     pub method: String,
     /// Of the describer's own weights or table; `labels` has none.
     pub weights_sha256: Option<String>,
+    /// Of the full sentence encoder, where one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence_encoder_sha256: Option<String>,
+    /// The reference's mistakes were made on purpose.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compat: bool,
 }
 
 /// How many units were looked at, and how many of them something is known of.

@@ -22,17 +22,17 @@ pub struct Annotated {
     pub row: usize,
     /// In small letters, one a person.
     pub texts: Vec<String>,
-    /// What tells it from the units of other networks.
+    /// What tells it from other annotated units, whatever form its exemplars come in: a digest of its name and
+    /// of what was said.
     pub key: String,
 }
 
 /// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file. `row` says where
-/// in a layer the unit of a number is, `key` what tells it from those of other networks.
+/// in a layer the unit of a number is.
 pub fn read(
     path: &Path,
     layers: &[&str],
     row: impl Fn(usize, usize) -> Option<usize>,
-    key: impl Fn(usize, usize) -> anyhow::Result<String>,
 ) -> anyhow::Result<Vec<Annotated>> {
     let mut reader = csv::Reader::from_path(path)
         .map_err(|error| usage!("cannot read the annotations {}: {error}", path.display()))?;
@@ -69,7 +69,9 @@ pub fn read(
             return Err(usage!("{} describes {unit}, which has no exemplars", path.display()));
         };
         if !texts.is_empty() {
-            let key = key(site, row)?;
+            let mut sorted = texts.clone();
+            sorted.sort();
+            let key = sha256(format!("{unit} {sorted:?}").as_bytes())[..12].to_owned();
             annotated.push(Annotated { unit, site, row, texts, key });
         }
     }
@@ -122,9 +124,9 @@ pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
                         other => return Err(inconclusive!("`{site}.{leaf}` is of type {other:?}")),
                     };
                     let right = values.len() == n;
-                    right
-                        .then_some(values)
-                        .with_context(|| inconclusive!("`{site}.{leaf}` is {:?}", view.shape()))
+                    let unfit =
+                        || inconclusive!("`{site}.{leaf}` is {:?}, not {n} long", view.shape());
+                    right.then_some(values).ok_or_else(unfit)
                 };
                 let ids = tensor("ids")?;
                 let numbers: Vec<i64> = match ids.dtype() {
@@ -175,7 +177,7 @@ mod tests {
         let check = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let row = |_, number: usize| (number < 2).then_some(number);
-            read(&path, &["a"], row, |_, row| Ok(row.to_string()))
+            read(&path, &["a"], row)
         };
         let found = check("unit,layer,summary\n1,a,Dogs\n0,a, \n1,a,\"cats, dogs\"\n").unwrap();
         assert_eq!(found.len(), 1);

@@ -38,7 +38,7 @@ pub fn calibrate(
 
     let mut best = (f64::NEG_INFINITY, contents.settings.terms);
     for agreement in [8., 16., 24.] {
-        for captioner in [0., 0.15, 0.3, 0.5] {
+        for captioner in [0.15, 0.3, 0.5] {
             for words in [0., 0.3] {
                 let terms = [1., agreement, captioner, words];
                 let texts = judge::best_texts(&candidates, &terms);

@@ -21,7 +21,7 @@ use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::look::{Input, Pictures, Seen};
-use crate::describe::milan::minilm::MiniLm;
+use crate::describe::milan::minilm::{self, MiniLm};
 use crate::describe::milan::phrases::Phrases;
 use crate::describe::milan::sentence::{self as tower, Sentences};
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
@@ -70,10 +70,13 @@ pub struct Material {
 pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
+    let teacher = MiniLm::open(&config.sentence_encoder)?;
+    let teacher_digest = digest(&config.sentence_encoder.join(minilm::WEIGHTS))?.1;
+    let regions = config.regions.as_deref().map(Regions::read).transpose()?;
+    let pictures = regions.as_ref().map(|_| config.source.pictures()).transpose()?;
     let looker = Looker::new(&encoder, &settings, &encoder_tensors, &work)?;
     let Known { units, seen, inputs } = config.source.read(&looker, progress)?;
     let mut material = split(seen, units);
-    let regions = config.regions.as_deref().map(Regions::read).transpose()?;
     if let Some(regions) = &regions {
         let names = regions.by_name(|it| regions.is_to_learn(it));
         material.named = (names.len(), names.values().map(Vec::len).sum());
@@ -84,12 +87,10 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let texts: Vec<Vec<String>> = learn.iter().map(|it| it.texts.clone()).collect();
     let phrases = Phrases::gather(&texts);
     let vocabulary = vocabulary(&texts);
-    let teacher = MiniLm::open(&config.sentence_encoder)?;
     let inputs = format!(
-        "{} {inputs} {} {} {}",
+        "{} {inputs} {} {teacher_digest} {}",
         env!("CARGO_PKG_VERSION"),
         looker.inputs,
-        digest(&config.sentence_encoder.join("model.safetensors"))?.1,
         config.seed
     );
 
@@ -114,25 +115,23 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     // Critics.
     let learn_pairs = pairs(learn, &learn_features, &sentences)?;
     let choose_pairs = pairs(choose, &choose_features, &sentences)?;
-    let (named, region_keys) = match &regions {
-        Some(regions) => {
-            let (dataset, folder) = config.source.pictures()?;
-            let pictures = Pictures { dataset: &dataset, preprocess: &source::preprocess() };
-            let inputs = format!("{folder} {}", regions.keys.concat());
-            let masks = std::slice::from_ref(&regions.masks);
-            let seen = looker.look("regions", &inputs, masks, &pictures, progress)?.swap_remove(0);
-            (Some(named(regions, &seen, standard, &sentences)?), regions.learnt_keys())
-        }
-        None => (None, vec![]),
-    };
+    let (mut names, mut region_keys, mut region_inputs) = (None, vec![], String::new());
+    if let Some((regions, (dataset, pictures))) = regions.as_ref().zip(pictures.as_ref()) {
+        region_inputs = format!("{pictures} {}", regions.keys.concat());
+        let pictures = Pictures { dataset, preprocess: &source::preprocess() };
+        let masks = std::slice::from_ref(&regions.masks);
+        let seen = looker.look("regions", &region_inputs, masks, &pictures, progress)?;
+        names = Some(named(regions, &seen[0], standard, &sentences)?);
+        region_keys = regions.learnt_keys();
+    }
     let critic =
         asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
     let mut tensors = Tensors::new();
     for at in 0..CRITICS {
         let seed = config.seed + 1 + at as u64;
-        let inputs = format!("{inputs} {critic:?} {seed} {region_keys:?}");
+        let inputs = format!("{inputs} {critic:?} {seed} {region_inputs}");
         let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
-            critic::train(&learn_pairs, named.as_ref(), &choose_pairs, critic, seed, progress)
+            critic::train(&learn_pairs, names.as_ref(), &choose_pairs, critic, seed, progress)
         })?;
         tensors.extend(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)));
     }
@@ -175,6 +174,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             critic,
             critics: CRITICS,
             sentence: tower,
+            sentence_encoder: teacher_digest,
             terms: [1., 16., 0.4, 0.3],
             lambda: 0.2,
             beam_size: BEAM.min(vocabulary.n_tokens()),

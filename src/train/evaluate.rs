@@ -45,10 +45,10 @@ pub struct Evaluation {
     /// Units that training never saw.
     pub units: usize,
     pub methods: Vec<Method>,
-    /// The critic itself, a unit against people's words, which its own sentence tower reads or the full
-    /// sentence encoder.
+    /// The critic itself, a unit against people's words: as its own sentence tower reads them, and as the full
+    /// sentence encoder does, if that is the one that taught the tower.
     pub critic: Specificity,
-    pub critic_full: Specificity,
+    pub critic_full: Option<Specificity>,
     pub concepts: Vec<Concept>,
     pub calibration: Calibration,
     /// Corpus BLEU-4 of the default method against everybody.
@@ -150,6 +150,11 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         ));
     }
 
+    // What can fail for a user's mistake comes first.
+    let overlap = match &config.overlap {
+        Some(against) => overlap(&milan, &looker, &config.source, against, progress)?,
+        None => vec![],
+    };
     let people = People::new(&units, &teacher)?;
     let candidates = judge::candidates(&milan, &seen, &units, progress)?;
     let composed = best_texts(&candidates, &milan.settings.terms);
@@ -177,25 +182,25 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         .iter()
         .map(|it| it.texts.iter().map(|text| milan::phrases::words(text)).collect())
         .collect();
-    let overlap = match &config.overlap {
-        Some(against) => overlap(&milan, &looker, &config.source, against, progress)?,
-        None => vec![],
-    };
     let critic = know(&milan, &seen, &units)?;
     let concepts = concepts(&milan, &seen, &units, &composed)?;
     let calibration = calibration(&milan, &seen, &units, &candidates, &people, &teacher)?;
 
-    milan.listen_with(MiniLm::open(&config.sentence_encoder)?)?;
-    let full = judge::candidates(&milan, &seen, &units, progress)?;
-    let full = best_texts(&full, &milan.settings.terms);
-    let texts: Vec<&str> = full.iter().map(String::as_str).collect();
-    methods.push(Method { name: FULL, quality: people.quality(&texts, &teacher)? });
+    let mut critic_full = None;
+    if milan.understands(&config.sentence_encoder)? {
+        milan.listen_with(&config.sentence_encoder)?;
+        let full = judge::candidates(&milan, &seen, &units, progress)?;
+        let full = best_texts(&full, &milan.settings.terms);
+        let texts: Vec<&str> = full.iter().map(String::as_str).collect();
+        methods.push(Method { name: FULL, quality: people.quality(&texts, &teacher)? });
+        critic_full = Some(know(&milan, &seen, &units)?);
+    }
     Ok(Evaluation {
         shipped: SHIPPED,
         units: units.len(),
         methods,
         critic,
-        critic_full: know(&milan, &seen, &units)?,
+        critic_full,
         concepts,
         calibration,
         bleu: bleu(&hypotheses, &references),
@@ -355,11 +360,8 @@ pub fn table(found: &Evaluation) -> String {
         methods.add_row([vec![(*name).to_owned()], numbers.to_vec()].concat());
     }
     right(&mut methods, 1..6);
-    let critics = [
-        ("the critic itself", found.critic),
-        ("with the full sentence encoder", found.critic_full),
-    ];
-    for (name, it) in critics {
+    let full = found.critic_full.map(|it| ("with the full sentence encoder", it));
+    for (name, it) in [("the critic itself", found.critic)].into_iter().chain(full) {
         methods.add_row(vec![name.into(), number(it.same_layer), number(it.all)]);
     }
     let _ = writeln!(

@@ -8,11 +8,11 @@ use half::f16;
 
 use super::annotations::Annotated;
 use super::stage::{Tensors, stage};
-use crate::Progress;
 use crate::describe::milan::checkpoint::EncoderSettings;
 use crate::describe::milan::encoder::Encoder;
 use crate::describe::milan::look::{Crops, Fires, Input, Seen, look};
 use crate::files::sha256;
+use crate::{Progress, usage};
 
 /// An encoder, and where what it sees is kept.
 pub struct Looker<'a> {
@@ -84,7 +84,10 @@ impl<'a> Looker<'a> {
 pub fn gathered(seen: &[Seen], units: &[Annotated]) -> anyhow::Result<Tensor> {
     let one = |it: &Annotated| seen[it.site].features(&[it.row]);
     let all = units.iter().map(one).collect::<candle_core::Result<Vec<_>>>()?;
-    Tensor::cat(&all, 0).context("no unit is left to train on; more annotations are wanted")
+    if all.is_empty() {
+        return Err(usage!("no annotated unit is left to train on; more annotations are wanted"));
+    }
+    Ok(Tensor::cat(&all, 0)?)
 }
 
 /// For each site the place of its first unit among those of all sites.

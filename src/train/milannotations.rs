@@ -10,7 +10,6 @@ use image::RgbImage;
 
 use crate::data::npy::Npy;
 use crate::describe::milan::look::{Crops, Fires};
-use crate::files::sha256;
 use crate::weights::words;
 use crate::{inconclusive, usage};
 
@@ -35,10 +34,10 @@ enum Pictures {
 impl Layer {
     /// All layers, sorted by name.
     pub fn all(folder: &Path) -> anyhow::Result<Vec<Layer>> {
-        let reading = || usage!("cannot read the folder {}", folder.display());
+        let reading = |error| usage!("cannot read the folder {}: {error}", folder.display());
         let mut names = vec![];
-        for entry in std::fs::read_dir(folder).with_context(reading)? {
-            let entry = entry.with_context(reading)?;
+        for entry in std::fs::read_dir(folder).map_err(reading)? {
+            let entry = entry.map_err(reading)?;
             if entry.path().join("masks.npy").is_file() {
                 names.push(entry.file_name().to_string_lossy().into_owned());
             }
@@ -50,19 +49,38 @@ impl Layer {
                 folder.display()
             ));
         }
-        names.iter().map(|name| Layer::open(&folder.join(name), name)).collect()
+        let layers = names.iter().map(|name| Layer::open(&folder.join(name), name));
+        let layers = layers.collect::<anyhow::Result<Vec<Layer>>>()?;
+        if let Some(other) = layers.iter().find(|it| it.k != layers[0].k) {
+            return Err(inconclusive!(
+                "{}: a unit of {} has {} pictures, and one of {} has {}",
+                folder.display(),
+                layers[0].site,
+                layers[0].k,
+                other.site,
+                other.k
+            ));
+        }
+        Ok(layers)
     }
 
     fn open(folder: &Path, site: &str) -> anyhow::Result<Layer> {
         let open = || {
             let masks = Npy::open(&folder.join("masks.npy"))?;
-            let &[n, k, 1, side, wide] = &masks.shape[..] else {
-                return Err(inconclusive!("masks.npy is {:?}", masks.shape));
-            };
             // Booleans and bytes are the same on disk.
-            if side != wide || !["|u1", "|b1"].contains(&masks.dtype.as_str()) {
-                return Err(inconclusive!("masks.npy is {} {:?}", masks.dtype, masks.shape));
-            }
+            let is_bytes = ["|u1", "|b1"].contains(&masks.dtype.as_str());
+            let (n, k, side) = match masks.shape[..] {
+                [n, k, 1, side, wide] if is_bytes && side == wide && 0 < n * k * side => {
+                    (n, k, side)
+                }
+                _ => {
+                    return Err(inconclusive!(
+                        "masks.npy is {} {:?}, and |u1 (units, k, 1, side, side) is wanted",
+                        masks.dtype,
+                        masks.shape
+                    ));
+                }
+            };
             let images = folder.join("images.npy");
             let pictures = if images.is_file() {
                 let images = Npy::open(&images)?;
@@ -95,17 +113,11 @@ impl Layer {
 
     /// What tells its files from others.
     pub fn files_digest(&self) -> anyhow::Result<String> {
-        let masks = self.masks.digest()?;
+        let masks = format!("{} {:?}", self.masks.digest()?, self.units);
         Ok(match &self.pictures {
             Pictures::Here(images) => format!("{masks} {}", images.digest()?),
             Pictures::Elsewhere(ids) => format!("{masks} {ids:?}"),
         })
-    }
-
-    /// What tells a row's exemplars from others: a digest of its masks.
-    pub fn digest(&self, row: usize) -> anyhow::Result<String> {
-        let n = self.k * self.side * self.side;
-        Ok(sha256(&self.masks.read(row * n, n)?))
     }
 }
 
@@ -175,7 +187,11 @@ fn ids(path: &Path, n: usize, k: usize) -> anyhow::Result<Vec<usize>> {
 fn numbers(path: &Path) -> anyhow::Result<Vec<usize>> {
     let array = Npy::open(path)?;
     let ("<i8", &[n]) = (array.dtype.as_str(), &array.shape[..]) else {
-        return Err(inconclusive!("units.npy is {} {:?}", array.dtype, array.shape));
+        return Err(inconclusive!(
+            "units.npy is {} {:?}, and <i8 (units,) is wanted",
+            array.dtype,
+            array.shape
+        ));
     };
     let numbers = words(&array.read(0, 8 * n)?, i64::from_le_bytes).into_iter();
     let numbers: Result<_, _> = numbers.map(usize::try_from).collect();
@@ -186,6 +202,7 @@ fn numbers(path: &Path) -> anyhow::Result<Vec<usize>> {
 mod tests {
     use super::*;
     use crate::data::npy;
+    use crate::error::{Kind, kind};
 
     fn write(path: &Path, shape: &[usize], bytes: Vec<u8>) {
         std::fs::write(path, [npy::header(shape), bytes].concat()).unwrap();
@@ -223,6 +240,24 @@ mod tests {
         assert_eq!(layer.crop(1).unwrap().get_pixel(1, 0).0, [13, 17, 21]);
         write(&folder.join("images.npy"), &[1, 2, 3, 1, 1], vec![0; 6]);
         error("images.npy is |u1 [1, 2, 3, 1, 1], and masks.npy [1, 2, 1, 2, 2]");
+    }
+
+    #[test]
+    fn masks_of_no_size_or_type_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("0");
+        std::fs::create_dir(&folder).unwrap();
+        for shape in
+            [&[2, 1, 1, 0, 0][..], &[1, 0, 1, 2, 2], &[1, 1, 3, 2, 2], &[1, 1, 1, 2, 1], &[4]]
+        {
+            write(&folder.join("masks.npy"), shape, vec![0; shape.iter().product()]);
+            let error = Layer::all(root.path()).err().unwrap();
+            assert!(
+                format!("{error:#}").contains("(units, k, 1, side, side) is wanted"),
+                "{error:#}"
+            );
+            assert_eq!(kind(&error), Kind::Inconclusive, "{error:#}");
+        }
     }
 
     #[test]

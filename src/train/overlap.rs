@@ -20,7 +20,6 @@ use crate::data::{Loader, Preprocess};
 use crate::describe::milan::Milan;
 use crate::describe::milan::look::Pictures;
 use crate::exemplars::{self, SiteExemplars, mask};
-use crate::files::digest;
 use crate::model::Model;
 use crate::model::run::{Ablate, Network, Record, as_maps};
 use crate::pass::{self, Probe, Settings};
@@ -57,6 +56,8 @@ pub struct Against {
 const LEAST_REGIONS: usize = 5;
 /// A detector of a name, as Bau et al. 2017 count them.
 const DETECTOR: f64 = 0.04;
+/// Pictures of each unit, as in an audit.
+const TOP_K: usize = 15;
 const BATCH: usize = 32;
 
 /// For every name, how well evidence finds the 2 % of units that overlap most with its regions, and those
@@ -87,18 +88,25 @@ pub fn overlap(
     let model = Model::load(&weights, None, &Device::Cpu)?;
     let sites = subject::sites(model.graph(), &against.layers)?;
     let preprocess = Preprocess::of(&model.arch);
-    let (dataset, folder) = source.pictures()?;
+    let (dataset, _) = source.pictures()?;
+    if dataset.pictures.len() < TOP_K {
+        return Err(usage!(
+            "--images: at least {TOP_K} pictures are wanted, not {}",
+            dataset.pictures.len()
+        ));
+    }
     let probe = Probe { dataset, preprocess };
     let settings = Settings {
         batch_size: BATCH,
         threads: against.threads,
-        max_unreadable: 0.,
-        exemplars: exemplars::Config { top_k: 15, quantile: 0.99 },
+        max_unreadable: 0.01,
+        exemplars: exemplars::Config { top_k: TOP_K, quantile: 0.99 },
     };
     let none = Ablate::default();
     let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;
+    let files: Vec<&str> = weights.files().iter().map(|it| it.sha256.as_str()).collect();
+    let inputs = format!("{} {files:?} {sites:?}", found.read.manifest_sha256);
     let found = found.exemplars.sites;
-    let inputs = format!("{folder} {} {sites:?}", digest(&against.network)?.1);
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
     let seen = looker.look("overlap", &inputs, &found, &pictures, progress)?;
     let ious = ious(&model.network, &probe, &found, &regions, &names, progress)?;
@@ -156,7 +164,7 @@ fn ious(
         let picture = probe.dataset.pictures.get(*id);
         picture
             .cloned()
-            .with_context(|| usage!("the regions speak of picture {id}, which is not there"))
+            .ok_or_else(|| usage!("the regions speak of picture {id}, which is not there"))
     };
     dataset.pictures = ids.iter().map(of).collect::<anyhow::Result<_>>()?;
 

@@ -25,8 +25,9 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Reads a folder's `regions.csv` (`region,image,phrase`; `image` counts the pictures of the data set)
-    /// and `regions.safetensors` (`masks` `(regions, side, side)`, 0 to 255, on the network's crop).
+    /// Reads a folder's `regions.csv` (`image,phrase`, a region a line; `image` counts the pictures of the data
+    /// set) and `regions.safetensors` (`masks` `(regions, side, side)`, 0 to 255, in the order of the lines).
+    /// Masks lie on the crop that a network sees: to learn from, torchvision's middle 224 of 256 pixels.
     pub fn read(folder: &Path) -> anyhow::Result<Regions> {
         let (ids, phrases) = table(&folder.join("regions.csv"))?;
         let path = folder.join("regions.safetensors");
@@ -37,7 +38,7 @@ impl Regions {
                 .map_err(|error| inconclusive!("it is damaged: {error}"))?;
             let masks = file.tensor("masks").map_err(|_| inconclusive!("`masks` is missing"))?;
             match *masks.shape() {
-                [n, h, w] if n == ids.len() && h == w && masks.dtype() == Dtype::U8 => {
+                [n, h, w] if n == ids.len() && h == w && 0 < h && masks.dtype() == Dtype::U8 => {
                     anyhow::Ok((h, w, words(masks.data(), |[it]: [u8; 1]| it)))
                 }
                 _ => Err(inconclusive!(
@@ -105,12 +106,12 @@ fn table(path: &Path) -> anyhow::Result<(Vec<usize>, Vec<String>)> {
         .map_err(|error| usage!("cannot read the regions {}: {error}", path.display()))?;
     let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
     let column = |name: &str| {
-        header
-            .iter()
-            .position(|it| it == name)
-            .ok_or_else(|| usage!("{} has no column `{name}`", path.display()))
+        header.iter().position(|it| it == name).ok_or_else(|| {
+            usage!("{} has no column `{name}`; image and phrase are wanted", path.display())
+        })
     };
     let (image, phrase) = (column("image")?, column("phrase")?);
+    let region = header.iter().position(|it| it == "region");
     let (mut ids, mut phrases) = (vec![], vec![]);
     for record in reader.records() {
         let record = record.map_err(|error| usage!("{}: {error}", path.display()))?;
@@ -119,7 +120,21 @@ fn table(path: &Path) -> anyhow::Result<(Vec<usize>, Vec<String>)> {
         ids.push(field(image).parse().map_err(|_| {
             usage!("{}:{line}: `{}` is no picture's number", path.display(), field(image))
         })?);
+        if region.is_some_and(|it| field(it) != phrases.len().to_string()) {
+            return Err(usage!(
+                "{}:{line}: the regions must lie in the order of their masks, and {} is not {}",
+                path.display(),
+                region.map(field).unwrap_or_default(),
+                phrases.len()
+            ));
+        }
+        if field(phrase).is_empty() {
+            return Err(usage!("{}:{line}: the region has no name", path.display()));
+        }
         phrases.push(field(phrase).to_lowercase());
+    }
+    if ids.is_empty() {
+        return Err(usage!("{} has no region", path.display()));
     }
     Ok((ids, phrases))
 }
@@ -154,6 +169,10 @@ mod tests {
         for (text, shape, part) in [
             ("region,phrase\n", [0, 2, 2], "no column `image`"),
             ("image,phrase\nx,sky\n", [1, 2, 2], ":2: `x` is no picture's number"),
+            ("image,phrase\n1, \n", [1, 2, 2], ":2: the region has no name"),
+            ("image,phrase\n", [0, 2, 2], "has no region"),
+            ("image,phrase\n1,sky\n", [1, 0, 0], "`masks` is U8 [1, 0, 0]"),
+            ("region,image,phrase\n7,1,sky\n", [1, 2, 2], "7 is not 0"),
             (text, [2, 2, 2], "`masks` is U8 [2, 2, 2], and 3 square ones of type U8 are wanted"),
         ] {
             let error = format!("{:#}", check(text, &shape).err().unwrap());

@@ -7,7 +7,6 @@ use super::features::Looker;
 use super::milannotations::Layer;
 use crate::data::{self, Dataset, Preprocess};
 use crate::describe::milan::look::{Fires, Pictures, Seen};
-use crate::describe::milan::seen_key;
 use crate::files::{digest, sha256};
 use crate::{Progress, usage};
 
@@ -27,69 +26,95 @@ pub struct Known {
     pub units: Vec<Annotated>,
     /// Of every layer.
     pub seen: Vec<Seen>,
-    /// Everything that this depends on, in words.
+    /// Everything that this depends on.
     pub inputs: String,
 }
 
 impl Source {
+    /// Errs before any long work where something that will be needed is not named.
     pub fn read(&self, looker: &Looker<'_>, progress: Progress<'_>) -> anyhow::Result<Known> {
-        let preprocess = preprocess();
-        let said_in = |file: &Path| anyhow::Ok(digest(file)?.1);
-        if self.annotations.is_dir() {
-            let layers = Layer::all(&self.annotations)?;
-            let file = self.annotations.join("annotations.csv");
-            let row =
-                |site: usize, number: usize| layers[site].units.iter().position(|it| *it == number);
-            let names: Vec<&str> = layers.iter().map(Fires::name).collect();
-            let key = |site: usize, row: usize| {
-                let layer = &layers[site];
-                let text = format!("{}/{row}/{}", layer.name(), layer.digest(row)?);
-                Ok(sha256(text.as_bytes())[..12].to_owned())
-            };
-            let units = annotations::read(&file, &names, row, key)?;
-            let (mut seen, mut inputs) = (vec![], said_in(&file)?);
-            for layer in &layers {
-                let one = std::slice::from_ref(layer);
-                let name = format!("features-{}", layer.name());
-                let own = layer.files_digest()?;
-                inputs = format!("{inputs} {own}");
-                seen.extend(if layer.has_pictures() {
-                    looker.look(&name, &own, one, layer, progress)?
-                } else {
-                    let (dataset, folder) = self.pictures()?;
-                    let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
-                    looker.look(&name, &format!("{folder} {own}"), one, &pictures, progress)?
-                });
-            }
-            return Ok(Known { units, seen, inputs });
-        }
-        let Some(exemplars) = &self.exemplars else {
-            return Err(usage!(
+        match (&self.exemplars, self.annotations.is_dir()) {
+            (None, true) => self.read_folder(looker, progress),
+            (Some(exemplars), false) => self.read_table(exemplars, looker, progress),
+            (None, false) => Err(usage!(
                 "{} is a table, so --exemplars is wanted: the file of the exemplars that it speaks of",
                 self.annotations.display()
-            ));
-        };
-        let sites = annotations::exemplars(exemplars)?;
-        let row = |site: usize, number: usize| (number < sites[site].n_units).then_some(number);
-        let key = |site: usize, row: usize| Ok(seen_key(&sites[site], row));
-        let names: Vec<&str> = sites.iter().map(Fires::name).collect();
-        let units = annotations::read(&self.annotations, &names, row, key)?;
-        let (dataset, folder) = self.pictures()?;
-        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
-        let inputs = format!("{folder} {}", digest(exemplars)?.1);
-        let seen = looker.look("features", &inputs, &sites, &pictures, progress)?;
-        Ok(Known { units, seen, inputs: format!("{inputs} {}", said_in(&self.annotations)?) })
+            )),
+            (Some(exemplars), true) => Err(usage!(
+                "{} is a folder with exemplars of its own, so --exemplars {} is not wanted",
+                self.annotations.display(),
+                exemplars.display()
+            )),
+        }
     }
 
-    /// The pictures, and what tells them from others, in words.
+    fn read_folder(&self, looker: &Looker<'_>, progress: Progress<'_>) -> anyhow::Result<Known> {
+        let layers = Layer::all(&self.annotations)?;
+        let file = self.annotations.join("annotations.csv");
+        let row =
+            |site: usize, number: usize| layers[site].units.iter().position(|it| *it == number);
+        let names: Vec<&str> = layers.iter().map(Fires::name).collect();
+        let units = annotations::read(&file, &names, row)?;
+        let elsewhere = match layers.iter().all(Layer::has_pictures) {
+            true => None,
+            false => Some(self.pictures()?),
+        };
+        let preprocess = preprocess();
+        let (mut seen, mut inputs) = (vec![], digest(&file)?.1);
+        for layer in &layers {
+            let one = std::slice::from_ref(layer);
+            let name = format!("features-{}", layer.name());
+            let mut own = format!("{} {}", layer.name(), layer.files_digest()?);
+            match &elsewhere {
+                Some((dataset, pictures)) if !layer.has_pictures() => {
+                    own = format!("{own} {pictures}");
+                    let pictures = Pictures { dataset, preprocess: &preprocess };
+                    seen.extend(looker.look(&name, &own, one, &pictures, progress)?);
+                }
+                _ => seen.extend(looker.look(&name, &own, one, layer, progress)?),
+            }
+            inputs = format!("{inputs} {own}");
+        }
+        Ok(Known { units, seen, inputs })
+    }
+
+    fn read_table(
+        &self,
+        exemplars: &Path,
+        looker: &Looker<'_>,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Known> {
+        let sites = annotations::exemplars(exemplars)?;
+        let row = |site: usize, number: usize| (number < sites[site].n_units).then_some(number);
+        let names: Vec<&str> = sites.iter().map(Fires::name).collect();
+        let units = annotations::read(&self.annotations, &names, row)?;
+        let (dataset, pictures) = self.pictures()?;
+        let inputs = format!("{pictures} {}", digest(exemplars)?.1);
+        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess() };
+        let seen = looker.look("features", &inputs, &sites, &pictures, progress)?;
+        Ok(Known { units, seen, inputs: format!("{inputs} {}", digest(&self.annotations)?.1) })
+    }
+
+    /// The pictures, and a digest of their names and sizes.
     pub fn pictures(&self) -> anyhow::Result<(Dataset, String)> {
         let Some(folder) = &self.images else {
             return Err(usage!(
                 "--images is wanted: the folder of the pictures that the exemplars or regions count"
             ));
         };
-        let place = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        Ok((data::open(folder, &[])?, format!("{place:?}")))
+        if !folder.is_dir() {
+            return Err(usage!(
+                "--images wants a folder of pictures; {} is none",
+                folder.display()
+            ));
+        }
+        let dataset = data::open(folder, &[])?;
+        let mut list = String::new();
+        for picture in &dataset.pictures {
+            let size = std::fs::metadata(dataset.root.join(&picture.file)).map_or(0, |it| it.len());
+            list += &format!("{} {size}\n", picture.file);
+        }
+        Ok((dataset, sha256(list.as_bytes())))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";
@@ -36,6 +36,8 @@ pub struct Settings {
     /// How many critics are asked.
     pub critics: usize,
     pub sentence: sentence::Sizes,
+    /// sha256 of the weights of the sentence encoder that taught the sentence tower.
+    pub sentence_encoder: String,
     /// How much each of [`compose::TERMS`] counts.
     pub terms: compose::TermWeights,
     /// The λ of the paper's method, and its beam.
@@ -66,7 +68,7 @@ pub struct Contents {
     pub pieces: Vec<String>,
     /// JSON of [`super::phrases::Phrases`].
     pub phrases: String,
-    /// [Keys](super::seen_key) of the units that training saw, sorted.
+    /// Keys of the annotated units and named regions that training saw, sorted.
     pub seen: Vec<String>,
     /// All in single precision.
     pub tensors: BTreeMap<String, Tensor>,
@@ -85,7 +87,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default();
     let text = |key: &str| {
-        metadata.get(key).with_context(|| {
+        metadata.get(key).ok_or_else(|| {
             inconclusive!("its metadata has no `{key}`, so it is no describer of this program")
         })
     };

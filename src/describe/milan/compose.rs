@@ -56,7 +56,7 @@ impl Candidate {
 
 /// What is said of one unit.
 pub struct Candidates {
-    /// Those read by the captioner, best by critic and agreement first.
+    /// Those read by the captioner; the sentence tower's best by critic and agreement come first.
     pub list: Vec<Candidate>,
     /// Of the probabilities of all phrases, in nats: how undecided the critic is.
     pub entropy: f32,

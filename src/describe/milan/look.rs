@@ -1,18 +1,17 @@
 //! The features of every exemplar of every unit: each picture goes through the encoder once.
 
-use anyhow::Context;
 use candle_core::{Device, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
 use super::encoder::{Encoder, Region};
-use crate::Progress;
 use crate::data::{
     Dataset, Preprocess,
     preprocess::{normalise, square},
     read_crop,
 };
 use crate::exemplars::SiteExemplars;
+use crate::{Progress, inconclusive};
 use image::RgbImage;
 
 /// Pictures that go through the encoder together.
@@ -151,9 +150,13 @@ pub fn look(
         for unit in 0..exemplars.n_units() {
             for rank in 0..exemplars.k() {
                 let id = exemplars.picture(unit, rank);
-                let picture = wanted.get_mut(id);
-                let picture =
-                    picture.with_context(|| format!("there is no picture {id} of {n}"))?;
+                let picture = wanted.get_mut(id).ok_or_else(|| {
+                    inconclusive!(
+                        "{}:{unit} fires on picture {id}, but there are {n}; other pictures than the \
+                         exemplars count?",
+                        exemplars.name()
+                    )
+                })?;
                 picture.push((site, unit, rank));
             }
         }

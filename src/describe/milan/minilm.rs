@@ -17,6 +17,9 @@ use super::shelf::Shelf;
 use crate::usage;
 use crate::weights::Weights;
 
+/// The file of the weights.
+pub const WEIGHTS: &str = "model.safetensors";
+
 /// The sizes of `config.json`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct Sizes {
@@ -60,7 +63,7 @@ impl MiniLm {
             let sizes: Sizes =
                 serde_json::from_str(&text("config.json")?).context("config.json")?;
             let pieces = Pieces::new(text("vocab.txt")?.lines().map(str::to_owned).collect())?;
-            let weights = Weights::open(&folder.join("model.safetensors"))?;
+            let weights = Weights::open(&folder.join(WEIGHTS))?;
             // What was trained for other tasks, and a list of numbers, are no part of the sentence encoder.
             let used =
                 |name: &&String| !name.starts_with("pooler.") && !name.ends_with("position_ids");

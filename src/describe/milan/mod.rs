@@ -31,14 +31,14 @@ mod lstm;
 mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear};
 use rayon::prelude::*;
 
-use crate::exemplars::SiteExemplars;
-use crate::files;
+use crate::files::digest;
 use crate::model::recognise;
 use crate::model::run::Network;
 use crate::unit::Reading;
@@ -86,7 +86,7 @@ pub struct Milan {
     pub phrases: Phrases,
     /// The vector that is expected of any unit, `(1, sentence)`.
     background: Tensor,
-    /// [Keys](seen_key) of the units that training saw.
+    /// Keys of the annotated units and named regions that training saw.
     pub seen: BTreeSet<String>,
 }
 
@@ -191,17 +191,25 @@ impl Milan {
         Ok(milan)
     }
 
-    /// Lets a larger encoder understand phrases, and the sentences that are chosen among. Errs where its
-    /// vectors are of another length than those that the critics know.
-    pub fn listen_with(&mut self, encoder: MiniLm) -> anyhow::Result<()> {
-        let (found, wanted) = (encoder.hidden_size(), self.settings.sentence.sentence);
-        if found != wanted {
+    /// Lets the full sentence encoder understand phrases, and the sentences that are chosen among. How sure
+    /// descriptions and evidence are was fitted with the small one. Errs where the folder holds another
+    /// encoder than the one that the small one was taught by.
+    pub fn listen_with(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let encoder = MiniLm::open(folder)?;
+        if !self.understands(folder)? {
             return Err(usage!(
-                "the sentence encoder gives vectors of {found} numbers, and the critics know those of {wanted}"
+                "{} is another sentence encoder than the one that this describer was taught by, so its critics \
+                 do not know what it says; leave --sentence-encoder out, or name the right folder",
+                folder.display()
             ));
         }
         self.listener = Some(encoder);
         Ok(())
+    }
+
+    /// Whether a folder holds the sentence encoder that this describer was taught by.
+    pub fn understands(&self, folder: &Path) -> anyhow::Result<bool> {
+        Ok(digest(&folder.join(minilm::WEIGHTS))?.1 == self.settings.sentence_encoder)
     }
 
     /// Vectors of length 1, `(texts, sentence)`.
@@ -347,10 +355,4 @@ pub fn evidence_terms(score: f32, mean: f32) -> Vec<f64> {
 /// The mean over all units of the scores of one phrase.
 pub fn mean_of(scores: &[Vec<f32>], phrase: usize) -> f32 {
     scores.iter().map(|it| it[phrase]).sum::<f32>() / scores.len().max(1) as f32
-}
-
-/// What tells a unit of one network and data set from those of others: a digest of its name and exemplars.
-pub fn seen_key(site: &SiteExemplars, unit: usize) -> String {
-    let text = format!("{}/{unit}/{:?}", site.site, site.ids(unit));
-    files::sha256(text.as_bytes())[..12].to_owned()
 }

@@ -10,7 +10,6 @@ use super::compose::Composer;
 use super::decode::{Ending, Speaker};
 use super::encoder::Resizing;
 use super::look::{Input, Seen, look};
-use super::minilm::MiniLm;
 use super::{Milan, checkpoint};
 use crate::describe::{Config, How, Readings};
 use crate::exemplars::Exemplars;
@@ -30,13 +29,7 @@ pub(crate) fn read(
     config: &Config<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<(Readings, Vec<Vec<f32>>)> {
-    if let Some(file) = file.filter(|it| it.extension().is_some_and(|it| it == "pth")) {
-        if how.sentence_encoder.is_some() {
-            return Err(usage!(
-                "--sentence-encoder serves the critic, and {} has none; use --describer milan",
-                file.display()
-            ));
-        }
+    if let Some(file) = file.filter(|it| is_authors(Some(it))) {
         if let Some(phrase) = config.phrases.first() {
             return Err(usage!(
                 "evidence of \"{phrase}\" is asked for, and {} has no critic to give it; use --describer milan",
@@ -50,7 +43,7 @@ pub(crate) fn read(
         None => Milan::built_in()?,
     };
     if let Some(folder) = &how.sentence_encoder {
-        milan.listen_with(MiniLm::open(folder)?)?;
+        milan.listen_with(folder)?;
     }
     let sites = &exemplars.sites;
     let seen =
@@ -70,6 +63,11 @@ pub(crate) fn read(
     let phrases: Vec<&str> = config.phrases.iter().map(String::as_str).collect();
     let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&seen, &phrases)? };
     Ok((readings, evidence))
+}
+
+/// Whether a file is one of the authors', by its name.
+pub(crate) fn is_authors(file: Option<&Path>) -> bool {
+    file.and_then(Path::extension).is_some_and(|it| it == "pth")
 }
 
 /// The paper's method with the authors' weights. Nothing says how sure they are, so the confidence is the
