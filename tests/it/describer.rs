@@ -102,12 +102,15 @@ fn a_describer_that_is_not_whole_is_refused() {
     let whole = contents();
     let mut other = whole.clone();
     other.settings.format = 7;
-    check_refused(&other, "its format is 7, and this program reads 1");
+    check_refused(&other, "its format is 7, and this program reads 2");
     let mut other = whole.clone();
     let bias = other.tensors.remove("critic.0.unit.bias").unwrap();
     check_refused(&other, "`critic.0.unit.bias` is missing");
     other.tensors.insert("critic.0.unit.bias".into(), bias.narrow(0, 0, 3).unwrap());
     check_refused(&other, "`critic.0.unit.bias` is [3], wanted [256]");
+    let mut other = whole.clone();
+    other.tensors.insert("encoder.extra".into(), bias.clone());
+    check_refused(&other, "its encoder's tensor `extra` is read by nothing");
     let mut other = whole.clone();
     other.tensors.insert("extra".into(), bias);
     check_refused(&other, "`extra` is read by nothing");

@@ -211,14 +211,24 @@ fn a_trained_describer_describes() {
 
     let labels = ["--describer", "labels", "--sentence-encoder", &encoder];
     let (code, _, stderr) = run("milan-audit", TRAINED.path(), &labels);
-    assert!(code == 2 && stderr.contains("`labels` has none"), "{stderr}");
+    assert!(code == 2 && stderr.contains("serves a critic, and `labels` has none"), "{stderr}");
     let (code, _, stderr) = run(
         "milan-audit",
         TRAINED.path(),
         &["--describer", "milan", "--sentence-encoder", &encoder],
     );
-    let wanted = "gives vectors of 24 numbers, and the critics know those of 384";
+    let wanted = "another sentence encoder than the one that this describer was taught by";
     assert!(code == 2 && stderr.contains(wanted), "{stderr}");
+
+    let describer = ["--describer", "milan:describer/milan.safetensors", "--out", "audited"];
+    let full = ["--layers", "layer2", "--sentence-encoder", &encoder];
+    let (code, ..) = run("milan-audit", TRAINED.path(), &[describer, full].concat());
+    assert_eq!(code, 3, "no policy is given");
+    let report = std::fs::read(TRAINED.path().join("audited/report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let weights = std::fs::read(Path::new(&encoder).join("model.safetensors")).unwrap();
+    let digest = milan::files::sha256(&weights);
+    assert_eq!(report["descriptions"]["sentence_encoder_sha256"], digest.as_str());
 }
 
 #[test]
@@ -228,6 +238,10 @@ fn what_is_not_named_is_asked_for() {
     let table = TRAINED.path().join("said/annotations.csv").display().to_string();
     for (more, wanted) in [
         (vec![table.as_str()], "so --exemplars is wanted"),
+        (
+            vec!["said", "--exemplars", "x.safetensors"],
+            "so --exemplars x.safetensors is not wanted",
+        ),
         (vec!["describer"], "has no folder LAYER with a masks.npy"),
         (vec!["said", "--network", "net.safetensors"], "--regions <DIR>"),
     ] {
