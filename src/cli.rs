@@ -196,6 +196,20 @@ impl Shared {
     }
 }
 
+/// Called first by every program, before there is any thread.
+///
+/// Candle splits each small operation over threads of its own, which wait for each other spinning and serve
+/// one caller at a time. Here whole pictures and units run side by side, so that only costs: describing takes
+/// three times as long. The environment is the only way to say so, and a user's own word is kept.
+#[allow(unsafe_code)]
+pub fn begin() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: no other thread exists that could read the environment.
+        unsafe { std::env::set_var(THREADS, "1") };
+    }
+}
+
 /// Sets the number of threads for the whole process; all cores when none is said.
 pub fn start_threads(threads: Option<usize>) -> anyhow::Result<usize> {
     let threads =

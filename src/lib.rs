@@ -10,7 +10,7 @@
 //! which the data passes through them, and each uses only the ones before it.
 
 /// Told how far a stage is: its name, steps done, steps in all. An error from it ends the run.
-pub type Progress<'a> = &'a dyn Fn(&str, usize, usize) -> anyhow::Result<()>;
+pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) -> anyhow::Result<()> + Sync);
 
 pub mod error;
 pub mod files;

@@ -43,6 +43,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    cli::begin();
     let cli = Cli::parse();
     let (code, why) = cli::conclude(run(&cli));
     if let Some(why) = why {

@@ -61,6 +61,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    cli::begin();
     let cli = Cli::parse();
     let (code, why) = cli::conclude(run(cli));
     if let Some(why) = why {

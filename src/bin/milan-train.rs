@@ -97,6 +97,7 @@ impl Material {
 }
 
 fn main() -> ExitCode {
+    cli::begin();
     let cli = Cli::parse();
     let (code, why) = cli::conclude(run(cli.command));
     if let Some(why) = why {

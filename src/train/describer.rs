@@ -2,8 +2,10 @@
 //! sure a description is. Each stage is kept in the work folder and not done twice.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::annotations::{Annotated, part};
 use super::calibrate::calibrate;
@@ -126,17 +128,6 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     }
     let critic =
         asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
-    let mut tensors = Tensors::new();
-    for at in 0..CRITICS {
-        let seed = config.seed + 1 + at as u64;
-        let inputs = format!("{inputs} {critic:?} {seed} {region_inputs}");
-        let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
-            critic::train(&learn_pairs, names.as_ref(), &choose_pairs, critic, seed, progress)
-        })?;
-        tensors.extend(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)));
-    }
-
-    // Captioner and language model.
     let captioner = captioner::Sizes {
         features: 256,
         hidden: 256,
@@ -147,11 +138,31 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let lm = lm::Sizes { hidden: 256, embedding: 128, layers: 2, tokens: vocabulary.n_tokens() };
     let speech_sizes = speech::Sizes { captioner, lm };
     let speech_inputs = format!("{inputs} {speech_sizes:?}");
-    tensors.extend(stage(&work, "speech", &speech_inputs, || {
-        let learn = said(learn, &learn_features, &vocabulary);
-        let choose = said(choose, &choose_features, &vocabulary);
-        speech::train(&learn, &choose, speech_sizes, &vocabulary, config.seed, progress)
-    })?);
+
+    // Critics, and captioner with language model, side by side.
+    let joint = Joint::new(CRITICS + 1, progress);
+    let train_critic = |at: usize| {
+        let seed = config.seed + 1 + at as u64;
+        let inputs = format!("{inputs} {critic:?} {seed} {region_inputs}");
+        let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
+            let progress = &|_: &str, done, all| joint.show(at, done, all);
+            critic::train(&learn_pairs, names.as_ref(), &choose_pairs, critic, seed, progress)
+        })?;
+        Ok(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)).collect())
+    };
+    let train_speech = || {
+        stage(&work, "speech", &speech_inputs, || {
+            let learn = said(learn, &learn_features, &vocabulary);
+            let choose = said(choose, &choose_features, &vocabulary);
+            let progress = &|_: &str, done, all| joint.show(CRITICS, done, all);
+            speech::train(&learn, &choose, speech_sizes, &vocabulary, config.seed, progress)
+        })
+    };
+    let (speech, critics) = rayon::join(train_speech, || {
+        (0..CRITICS).into_par_iter().map(train_critic).collect::<anyhow::Result<Vec<Tensors>>>()
+    });
+    let mut tensors = speech?;
+    tensors.extend(critics?.into_iter().flatten());
 
     tensors
         .extend(sentence_tensors.iter().map(|(name, it)| (format!("sentence.{name}"), it.clone())));
@@ -194,6 +205,25 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let card = card(&contents, &material, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
+}
+
+/// How far several that train side by side are, together.
+struct Joint<'a> {
+    /// Of each, in thousandths.
+    done: Vec<AtomicUsize>,
+    progress: Progress<'a>,
+}
+
+impl<'a> Joint<'a> {
+    fn new(n: usize, progress: Progress<'a>) -> Joint<'a> {
+        Joint { done: (0..n).map(|_| AtomicUsize::new(0)).collect(), progress }
+    }
+
+    fn show(&self, at: usize, done: usize, all: usize) -> anyhow::Result<()> {
+        self.done[at].store(1000 * done / all.max(1), Ordering::Relaxed);
+        let done = self.done.iter().map(|it| it.load(Ordering::Relaxed)).sum();
+        (self.progress)("critics and captioner", done, 1000 * self.done.len())
+    }
 }
 
 /// Units with the vectors of what was said of them.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -49,11 +50,8 @@ pub(crate) fn read(
     let seen =
         look(&milan.encoder, &milan.settings.encoder.input, sites, &config.pictures, progress)?;
     let n_units = exemplars.n_units();
-    let done = std::cell::Cell::new(0);
-    let tick = |n: usize| {
-        done.set(done.get() + n);
-        progress("describing", done.get(), n_units)
-    };
+    let done = AtomicUsize::new(0);
+    let tick = |n: usize| progress("describing", done.fetch_add(n, Ordering::Relaxed) + n, n_units);
     let composer = Composer::new(&milan)?;
     let mut readings = Readings::new();
     for (site, seen) in sites.iter().zip(&seen) {
