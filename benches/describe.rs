@@ -4,6 +4,8 @@
 //! IMAGES its pictures; the audited network must have seen their middle 224 of 256 pixels. All cores are used.
 //! `describe.py` beside does the paper's part in the reference's way.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::Path;
 use std::time::Instant;
 

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(regions.masks.mask(1, 0, 2), [false, true, false, true]);
         // The same mask, name and picture.
         assert_eq!(
-            (&regions.keys[0] == &regions.keys[2], &regions.keys[0] == &regions.keys[1]),
+            (regions.keys[0] == regions.keys[2], regions.keys[0] == regions.keys[1]),
             (true, false)
         );
         for (text, shape, part) in [

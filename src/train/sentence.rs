@@ -72,7 +72,7 @@ pub fn open(pieces: Vec<String>, sizes: Sizes, tensors: &Tensors) -> anyhow::Res
 
 /// Trains on `texts` with the teacher's vectors `(texts, sentence)`; `singles` `(pieces, teacher)` are the
 /// teacher's vectors of single pieces. Gives the tensors of
-/// [`Sentences`](crate::describe::milan::sentence::Sentences) as they will be read from a file.
+/// [`Sentences`] as they will be read from a file.
 fn train(
     pieces: &Pieces,
     singles: &Tensor,
