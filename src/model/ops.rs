@@ -66,6 +66,7 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
             xs.matmul(weight_t)?.broadcast_add(bias)
         }
         (Op::Relu, _) => xs.relu(),
+        (Op::Relu6, _) if has_kernels(xs) => kernels::relu6(xs),
         (Op::Relu6, _) => xs.clamp(0f32, 6f32),
         (Op::Add, _) => inputs[0] + inputs[1],
         (Op::MaxPool { size, stride, padding }, _) => {
@@ -98,7 +99,7 @@ fn conv2d(
     let (top, bottom) = padding.around(h, kernel, stride);
     let (left, right) = padding.around(w, kernel, stride);
     let is_depthwise = groups == c && weight.dim(0)? == c && 1 < c;
-    if is_depthwise && matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32 {
+    if is_depthwise && has_kernels(xs) {
         return kernels::depthwise(xs, weight, stride, [top, bottom, left, right]);
     }
     if top == bottom && left == right && top == left {
@@ -122,7 +123,15 @@ impl Padding {
     }
 }
 
+/// Whether [`kernels`] are for tensors of this kind.
+fn has_kernels(xs: &Tensor) -> bool {
+    matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32
+}
+
 fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    if xs.rank() == 4 && has_kernels(xs) {
+        return kernels::affine(xs, scale, shift);
+    }
     let per_channel =
         |t: &Tensor| if xs.rank() == 4 { t.reshape((1, (), 1, 1)) } else { Ok(t.clone()) };
     xs.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)
