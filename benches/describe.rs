@@ -21,6 +21,10 @@ use rayon::prelude::*;
 /// Units whose beams go together.
 const BATCH: usize = 8;
 
+// Maps of megabytes come and go with every op; the system's allocator fetches each afresh.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let given: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
     let [run, images, layer, units] = &given[..] else {

@@ -96,6 +96,10 @@ impl Material {
     }
 }
 
+// Maps of megabytes come and go with every op; the system's allocator fetches each afresh.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::begin();
     let cli = Cli::parse();

@@ -154,6 +154,9 @@ impl Mask<'_> {
     fn shares(&self, h: usize, w: usize, resizing: Resizing) -> Vec<f32> {
         let side = self.side;
         let mut shares: Vec<f32> = match resizing {
+            Resizing::Area if (h, w) == (side, side) => {
+                self.pixels.iter().map(|&on| if on { 1. } else { 0. }).collect()
+            }
             Resizing::Area => {
                 let corner = |y: usize, x: usize| self.inside[y * (side + 1) + x];
                 let share = |row: &Range<usize>, column: &Range<usize>| {
