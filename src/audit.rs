@@ -41,8 +41,8 @@ pub struct Config {
 pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
     let policy = config.policy.as_deref().map(policy::load).transpose()?;
-    let (subject, found) = look(config, progress)?;
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
+    let (subject, found) = look(config, &phrases, progress)?;
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
@@ -70,7 +70,7 @@ pub fn score(
     phrases: &[String],
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
-    let (subject, found) = look(config, progress)?;
+    let (subject, found) = look(config, phrases, progress)?;
     let asked = Asked { how: &config.how, policy: None, phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
     if let Some(out) = &config.out {
@@ -81,7 +81,11 @@ pub fn score(
 }
 
 /// Opens model and pictures, and gathers what the units fire on.
-fn look(config: &Config, progress: Progress<'_>) -> anyhow::Result<(Subject, Pass)> {
+fn look(
+    config: &Config,
+    phrases: &[String],
+    progress: Progress<'_>,
+) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
     config.how.check()?;
     let subject = subject::open(&config.source)?;
@@ -91,11 +95,18 @@ fn look(config: &Config, progress: Progress<'_>) -> anyhow::Result<(Subject, Pas
         &subject.probe,
         &sites,
         &Ablate::default(),
-        &config.settings,
+        &drawing(&config.settings, phrases, config.seed),
         "pictures",
         progress,
     )?;
     Ok((subject, found))
+}
+
+/// Draws places, too, where evidence for phrases is to be found at them.
+pub(crate) fn drawing(settings: &Settings, phrases: &[String], seed: u64) -> Settings {
+    let mut settings = *settings;
+    settings.exemplars.spread = (!phrases.is_empty()).then_some(seed);
+    settings
 }
 
 /// Where to look: what the user says, else what the table of descriptions speaks of, else the
@@ -176,8 +187,8 @@ pub(crate) fn report(
         Describer::Csv(file) | Describer::Milan(Some(file)) => Some(digest(file)?.1),
         Describer::Milan(None) => Some(sha256(describe::milan::BUILT_IN)),
     };
-    let encoder = how.sentence_encoder.as_ref().map(|it| it.join(describe::milan::minilm::WEIGHTS));
-    let sentence_encoder_sha256 = encoder.map(|it| anyhow::Ok(digest(&it)?.1)).transpose()?;
+    let encoder = how.sentence_encoder.as_deref();
+    let sentence_encoder_sha256 = encoder.map(describe::milan::minilm::digest).transpose()?;
     Ok(Report {
         schema: SCHEMA,
         complete: true,

@@ -70,6 +70,9 @@ pub struct Shared {
     /// Where the network runs: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", env = "MILAN_DEVICE", default_value = "cpu")]
     pub device: String,
+    /// Compute every convolution as it is defined, not by the faster transforms that round a little more
+    #[arg(long, env = "MILAN_EXACT")]
+    pub exact: bool,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", env = "MILAN_THREADS")]
     pub threads: Option<usize>,
@@ -145,7 +148,8 @@ impl Shared {
             ));
         }
         let threads = start_threads(self.threads)?;
-        let exemplars = exemplars::Config { top_k: self.top_k, quantile: self.quantile };
+        let exemplars =
+            exemplars::Config { top_k: self.top_k, quantile: self.quantile, spread: None };
         Ok(Settings {
             batch_size: self.batch_size,
             threads,
@@ -162,6 +166,7 @@ impl Shared {
             classes: self.classes.clone(),
             offline: self.offline,
             device: device(&self.device)?,
+            exact: self.exact,
             scratch: self.out(),
         })
     }

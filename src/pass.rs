@@ -56,11 +56,10 @@ pub fn pass(
         .iter()
         .map(|site| graph.find(site).with_context(|| format!("the network has no layer `{site}`")))
         .collect::<anyhow::Result<_>>()?;
-    let mut gathers: Vec<Gather> =
-        sites.iter().map(|site| Gather::new(site, settings.exemplars)).collect();
-    let mut predictions = Vec::with_capacity(probe.dataset.pictures.len());
-
     let n_pictures = probe.dataset.pictures.len();
+    let gather = |site: &String| Gather::new(site, settings.exemplars, n_pictures);
+    let mut gathers: Vec<Gather> = sites.iter().map(gather).collect();
+    let mut predictions = Vec::with_capacity(n_pictures);
     let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);
     progress(stage, 0, n_pictures)?;
     for batch in loader.by_ref() {
@@ -83,8 +82,11 @@ pub fn pass(
     progress(stage, n_pictures, n_pictures)?;
     let read = loader.finish();
     check_unreadable(&read, &probe.dataset, settings.max_unreadable)?;
-    let sites = gathers.into_par_iter().map(Gather::finish).collect::<anyhow::Result<_>>()?;
-    Ok(Pass { exemplars: Exemplars { sites }, predictions, read })
+    let found: Vec<_> =
+        gathers.into_par_iter().map(Gather::finish).collect::<anyhow::Result<_>>()?;
+    let (sites, spread): (_, Vec<_>) = found.into_iter().unzip();
+    let exemplars = Exemplars { sites, spread: spread.into_iter().flatten().collect() };
+    Ok(Pass { exemplars, predictions, read })
 }
 
 /// The answers alone.
@@ -175,13 +177,20 @@ struct Watch {
 }
 
 impl Tap for Watch {
+    fn wants(&self) -> Vec<NodeId> {
+        [self.ablate.wants(), self.record.wants()].concat()
+    }
+
     fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
         let ys = self.ablate.at(id, ys)?;
         self.record.at(id, ys)
     }
 }
 
-/// Each thread takes some of the pictures through the whole network.
+/// Pictures that a thread takes through the network together: what it computes of them stays in its cache.
+const TOGETHER: usize = 4;
+
+/// Each thread takes a few of the pictures after the other through the whole network.
 fn run_in_parts(
     network: &Network,
     xs: &Tensor,
@@ -190,8 +199,10 @@ fn run_in_parts(
     threads: usize,
 ) -> anyhow::Result<Vec<Part>> {
     let n = xs.dim(0)?;
-    let n_parts = if network.device().is_cpu() { threads.clamp(1, n.max(1)) } else { 1 };
-    let per_part = n.div_ceil(n_parts);
+    let per_part = match network.device().is_cpu() {
+        true => TOGETHER.min(n.div_ceil(threads.max(1))),
+        false => n,
+    };
     let starts: Vec<usize> = (0..n).step_by(per_part.max(1)).collect();
     starts
         .into_par_iter()

@@ -8,6 +8,7 @@ use crate::data::{self, Preprocess};
 use crate::demo;
 use crate::model::Model;
 use crate::model::graph::Graph;
+use crate::model::run::Compute;
 use crate::pass::Probe;
 use crate::unit::Globs;
 use crate::usage;
@@ -25,6 +26,8 @@ pub struct Source {
     pub classes: Option<PathBuf>,
     pub offline: bool,
     pub device: Device,
+    /// Whether every convolution is computed as it is defined, without Winograd's transforms.
+    pub exact: bool,
     /// Where the demo may be written.
     pub scratch: PathBuf,
 }
@@ -52,7 +55,8 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
         (None, None) => PathBuf::from(&source.model),
     };
     let weights = Weights::open(&path)?;
-    let model = Model::load(&weights, source.arch.as_deref(), &source.device)?;
+    let mut model = Model::load(&weights, source.arch.as_deref(), &source.device)?;
+    model.network = model.network.computed(Compute::exact(source.exact));
     let config = weights.config()?;
 
     let mut classes = match &source.classes {

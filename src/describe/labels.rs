@@ -193,7 +193,7 @@ mod tests {
             thresholds: vec![0.5],
             dead: vec![false],
         };
-        Exemplars { sites: vec![site] }
+        Exemplars { sites: vec![site], ..Exemplars::default() }
     }
 
     fn describe(labels: Vec<Option<usize>>, classes: &[&str]) -> Vec<Reading> {

@@ -236,7 +236,7 @@ mod tests {
             thresholds: vec![0.; n_units],
             dead: vec![false; n_units],
         };
-        Exemplars { sites: sites.iter().map(site).collect() }
+        Exemplars { sites: sites.iter().map(site).collect(), ..Exemplars::default() }
     }
 
     fn read_text(

@@ -2,9 +2,12 @@
 
 use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device, Storage, Tensor};
+use half::f16;
 use rayon::prelude::*;
 
 use super::quantile::Sketch;
+use super::spread::{greatest, places};
+use super::tail::{self, Tail};
 use super::topk::TopK;
 use super::{Config, SiteExemplars};
 use crate::unit::Unit;
@@ -12,13 +15,15 @@ use crate::{inconclusive, usage};
 
 /// What one site's units fire on, as far as the pictures were seen.
 ///
-/// Its memory is bounded by units times `top_k` maps and a sketch of at most 104 KB a unit, and does
-/// not grow with the pictures. Pictures may be gathered in parts, by several `Gather`s over disjoint
+/// Its memory is bounded by units times `top_k` maps and by 512 KB a unit for its quantile: up to six million
+/// values that is exact, beyond a sketch of 104 KB. Pictures may be gathered in parts, by several `Gather`s over disjoint
 /// pictures, and [merged](Gather::merge).
 #[derive(Debug, Clone)]
 pub struct Gather {
     site: String,
     config: Config,
+    /// At most so many pictures come, those of all parts together.
+    n_expected: usize,
     /// Channels, height and width, once a picture was seen.
     shape: Option<(usize, usize, usize)>,
     n_pictures: usize,
@@ -29,12 +34,15 @@ pub struct Gather {
 #[derive(Debug, Clone)]
 struct Seen {
     top: TopK,
-    values: Sketch,
+    /// Ranked by the value at places drawn at random.
+    spread: TopK,
+    values: Values,
 }
 
 impl Gather {
-    pub fn new(site: &str, config: Config) -> Gather {
-        Gather { site: site.into(), config, shape: None, n_pictures: 0, units: vec![] }
+    /// At most `n_expected` pictures will come, those of all parts together.
+    pub fn new(site: &str, config: Config, n_expected: usize) -> Gather {
+        Gather { site: site.into(), config, n_expected, shape: None, n_pictures: 0, units: vec![] }
     }
 
     /// Takes in the site's output `ys`, `(n, c, h, w)` or `(n, c)`, on the `n` pictures `ids`.
@@ -55,18 +63,30 @@ impl Gather {
         };
         ensure!(n == ids.len(), "`{}` gives {n} outputs for {} pictures", self.site, ids.len());
         self.expect((c, h, w))?;
+        ensure!(
+            self.n_pictures + n <= self.n_expected,
+            "`{}` was to see {} pictures, and more come",
+            self.site,
+            self.n_expected
+        );
 
         let ys = ys.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
         let (storage, layout) = ys.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("the output is not in main memory") };
         let values = &storage.as_slice::<f32>()?[layout.start_offset()..][..n * c * h * w];
         let map = |picture: usize, unit: usize| &values[(picture * c + unit) * h * w..][..h * w];
+        let Config { top_k, quantile, spread } = self.config;
+        let expected = top_k as f64 / (1. - quantile) / self.n_expected.max(1) as f64;
+        let places = |id: &usize| spread.map_or(vec![], |seed| places(*id, expected, seed));
+        let places: Vec<Vec<(f32, f32)>> = ids.iter().map(places).collect();
 
         let broken: Vec<Option<usize>> = self
             .units
             .par_iter_mut()
             .enumerate()
-            .map(|(unit, seen)| (0..n).find(|&i| seen.see(ids[i], map(i, unit)).is_none()))
+            .map(|(unit, seen)| {
+                (0..n).find(|&i| seen.see(ids[i], map(i, unit), (h, w), &places[i]).is_none())
+            })
             .collect();
         if let Some((unit, i)) = broken.iter().enumerate().find_map(|(unit, i)| Some((unit, (*i)?)))
         {
@@ -85,26 +105,32 @@ impl Gather {
     /// Takes in what was gathered at the same site on other pictures.
     pub fn merge(&mut self, other: Gather) -> anyhow::Result<()> {
         ensure!(
-            self.site == other.site && self.config == other.config,
-            "what was gathered at `{}` with {:?} does not merge with `{}`, {:?}",
+            self.site == other.site
+                && self.config == other.config
+                && self.n_expected == other.n_expected,
+            "what was gathered at `{}` with {:?} of {} pictures does not merge with `{}`, {:?} of {}",
             self.site,
             self.config,
+            self.n_expected,
             other.site,
             other.config,
+            other.n_expected,
         );
         let Some(shape) = other.shape else { return Ok(()) };
         self.expect(shape)?;
         self.n_pictures += other.n_pictures;
         self.units.par_iter_mut().zip(other.units).for_each(|(mine, theirs)| {
             mine.top.merge(&theirs.top);
+            mine.spread.merge(&theirs.spread);
             mine.values.merge(theirs.values);
         });
         Ok(())
     }
 
-    /// The exemplars of every unit. Errs where fewer pictures were seen than exemplars are wanted.
-    pub fn finish(self) -> anyhow::Result<SiteExemplars> {
-        let Config { top_k: k, quantile } = self.config;
+    /// The exemplars of every unit, and those at places drawn at random where they were asked for. Errs where
+    /// fewer pictures were seen than exemplars are wanted.
+    pub fn finish(self) -> anyhow::Result<(SiteExemplars, Option<SiteExemplars>)> {
+        let Config { top_k: k, quantile, spread } = self.config;
         if self.n_pictures < k {
             return Err(inconclusive!(
                 "{} pictures are too few to keep the best {k} of each unit; add pictures or lower --top-k",
@@ -112,22 +138,31 @@ impl Gather {
             ));
         }
         let (n_units, h, w) = self.shape.context("no picture was looked at")?;
-        let ranked = || self.units.iter().flat_map(|seen| seen.top.iter());
         let quantiles = self.units.par_iter().map(|seen| seen.values.quantile(quantile));
+        let thresholds: Vec<f32> = quantiles.collect::<Option<_>>().context("no value was seen")?;
         let dead = |seen: &Seen| seen.values.range().is_none_or(|(low, high)| low == high);
-        Ok(SiteExemplars {
+        let mut found = SiteExemplars {
             n_units,
             k,
             quantile,
             map: (h, w),
             n_pictures: self.n_pictures,
-            ids: ranked().map(|(picture, ..)| picture).collect(),
-            activations: ranked().map(|(_, activation, _)| activation).collect(),
-            maps: ranked().flat_map(|(.., map)| map.iter().copied()).collect(),
-            thresholds: quantiles.collect::<Option<_>>().context("no value was seen")?,
+            ids: vec![],
+            activations: vec![],
+            maps: vec![],
+            thresholds,
             dead: self.units.iter().map(dead).collect(),
             site: self.site,
-        })
+        };
+        let drawn = spread.map(|_| {
+            let mut drawn = found.clone();
+            for (seen, &threshold) in self.units.iter().zip(&found.thresholds) {
+                seen.spread(k, threshold).for_each(|it| drawn.push(it));
+            }
+            drawn
+        });
+        self.units.iter().flat_map(|seen| seen.top.iter()).for_each(|it| found.push(it));
+        Ok((found, drawn))
     }
 
     /// The memory that the thresholds need so far, in bytes, all units together.
@@ -154,7 +189,10 @@ impl Gather {
                     ));
                 }
                 self.shape = Some((c, h, w));
-                let seen = Seen { top: TopK::new(self.config.top_k), values: Sketch::default() };
+                let top = TopK::new(self.config.top_k);
+                let n_values = (self.n_expected * h * w) as u64;
+                let values = Values::new(n_values, self.config.quantile);
+                let seen = Seen { spread: top.clone(), top, values };
                 self.units = vec![seen; c];
             }
         }
@@ -162,12 +200,88 @@ impl Gather {
     }
 }
 
+/// Of a unit's values what tells their quantile.
+#[derive(Debug, Clone)]
+enum Values {
+    /// Exact, where the values above the quantile are few enough.
+    Tail(Tail),
+    /// Within a thousandth, however many there are.
+    Sketch(Sketch),
+}
+
+impl Values {
+    /// The most values above the quantile that are kept, 512 KB a unit at most.
+    const MOST: usize = 1 << 16;
+
+    fn new(n: u64, quantile: f64) -> Values {
+        match tail::kept(n, quantile) <= Values::MOST {
+            true => Values::Tail(Tail::new(n, quantile)),
+            false => Values::Sketch(Sketch::default()),
+        }
+    }
+
+    /// The largest, or nothing where one is not finite.
+    fn extend(&mut self, values: &[f32]) -> Option<f32> {
+        match self {
+            Values::Tail(it) => it.extend(values),
+            Values::Sketch(it) => it.extend(values),
+        }
+    }
+
+    fn merge(&mut self, other: Values) {
+        match (self, other) {
+            (Values::Tail(it), Values::Tail(other)) => it.merge(&other),
+            (Values::Sketch(it), Values::Sketch(other)) => it.merge(other),
+            // The same number of values gave both.
+            (Values::Tail(_) | Values::Sketch(_), _) => {}
+        }
+    }
+
+    fn range(&self) -> Option<(f32, f32)> {
+        match self {
+            Values::Tail(it) => it.range(),
+            Values::Sketch(it) => it.range(),
+        }
+    }
+
+    fn quantile(&self, q: f64) -> Option<f32> {
+        match self {
+            Values::Tail(it) => it.quantile(q),
+            Values::Sketch(it) => it.quantile(q),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Values::Tail(it) => it.bytes(),
+            Values::Sketch(it) => it.bytes(),
+        }
+    }
+}
+
 impl Seen {
     /// Nothing where a value is not finite.
-    fn see(&mut self, picture: usize, map: &[f32]) -> Option<()> {
+    fn see(
+        &mut self,
+        picture: usize,
+        map: &[f32],
+        shape: (usize, usize),
+        places: &[(f32, f32)],
+    ) -> Option<()> {
         let most = self.values.extend(map)?;
         self.top.offer(picture, most, map);
+        if let Some(there) = greatest(map, shape, places) {
+            self.spread.offer(picture, there, map);
+        }
         Some(())
+    }
+
+    /// The `k` pictures in which the unit fires at a place drawn. Where there are fewer they repeat, and where
+    /// there is none the strongest stand in.
+    fn spread(&self, k: usize, threshold: f32) -> impl Iterator<Item = (usize, f32, &[f16])> {
+        let fires: Vec<_> = self.spread.iter().filter(|it| threshold < it.1).collect();
+        let from = if fires.is_empty() { self.top.iter().collect() } else { fires };
+        from.into_iter().cycle().take(k)
     }
 }
 
@@ -176,7 +290,7 @@ mod tests {
     use super::*;
     use crate::error::{Kind, kind};
 
-    const CONFIG: Config = Config { top_k: 3, quantile: 0.99 };
+    const CONFIG: Config = Config { top_k: 3, quantile: 0.99, spread: None };
 
     /// Outputs of `n` pictures from `first` on, with different values everywhere.
     fn outputs(first: usize, n: usize, c: usize, side: usize) -> Tensor {
@@ -187,7 +301,7 @@ mod tests {
     }
 
     fn gather(pictures: std::ops::Range<usize>) -> Gather {
-        let mut gather = Gather::new("layer1", CONFIG);
+        let mut gather = Gather::new("layer1", CONFIG, 1000);
         for first in pictures.clone().step_by(4) {
             let ids: Vec<usize> = (first..pictures.end.min(first + 4)).collect();
             gather.add(&outputs(first, ids.len(), 5, 4), &ids).unwrap();
@@ -197,21 +311,64 @@ mod tests {
 
     #[test]
     fn two_parts_merge_to_the_whole() {
-        let whole = gather(0..40).finish().unwrap();
+        let whole = gather(0..40).finish().unwrap().0;
         let mut parts = gather(12..40);
         parts.merge(gather(0..12)).unwrap();
-        parts.merge(Gather::new("layer1", CONFIG)).unwrap();
-        assert_eq!(parts.finish().unwrap(), whole);
+        parts.merge(Gather::new("layer1", CONFIG, 1000)).unwrap();
+        assert_eq!(parts.finish().unwrap().0, whole);
         assert_eq!((whole.n_units, whole.k, whole.map, whole.n_pictures), (5, 3, (4, 4), 40));
         assert!(whole.activations.chunks(3).all(|ranked| ranked.is_sorted_by(|a, b| a >= b)));
     }
 
     #[test]
+    fn what_is_spread_is_drawn_evenly_from_where_units_fire() {
+        let (n, c, side, k) = (400, 40, 4, 10);
+        let config = Config { top_k: k, quantile: 0.9, spread: Some(1) };
+        let gather = |pictures: std::ops::Range<usize>| {
+            let mut gather = Gather::new("layer1", config, n);
+            let ids: Vec<usize> = pictures.collect();
+            gather.add(&outputs(ids[0], ids.len(), c, side), &ids).unwrap();
+            gather
+        };
+        let (strongest, drawn) = gather(0..n).finish().unwrap();
+        let drawn = drawn.unwrap();
+        let mut parts = gather(150..n);
+        parts.merge(gather(0..150)).unwrap();
+        assert_eq!(parts.finish().unwrap(), (strongest.clone(), Some(drawn.clone())));
+
+        let values = outputs(0, n, c, side).transpose(0, 1).unwrap().flatten_from(1).unwrap();
+        let values = values.to_vec2::<f32>().unwrap();
+        let mut shares = vec![];
+        for (unit, values) in values.iter().enumerate() {
+            let threshold = drawn.thresholds[unit];
+            let fires: Vec<f32> = values.iter().copied().filter(|it| threshold < *it).collect();
+            for (rank, &activation) in drawn.activations(unit).iter().enumerate() {
+                assert!(threshold < activation);
+                assert!(drawn.map(unit, rank).contains(&f16::from_f32(activation)));
+                let weaker = fires.iter().filter(|it| **it < activation).count();
+                shares.push(weaker as f64 / fires.len() as f64);
+            }
+        }
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        assert!((0.44..0.62).contains(&mean), "{mean}");
+        assert_ne!(drawn.ids, strongest.ids);
+    }
+
+    #[test]
+    fn where_no_place_drawn_fires_the_strongest_stand_in() {
+        let config = Config { spread: Some(0), ..CONFIG };
+        let mut gather = Gather::new("layer1", config, 1_000_000_000);
+        gather.add(&outputs(0, 9, 2, 4), &[0, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        let (strongest, drawn) = gather.finish().unwrap();
+        assert_eq!(drawn, Some(strongest));
+    }
+
+    #[test]
     fn a_view_of_another_dtype_is_read_as_it_looks() {
         let ys = outputs(0, 4, 6, 4);
-        let mut plain = Gather::new("layer1", CONFIG);
+        let mut plain = Gather::new("layer1", CONFIG, 1000);
         plain.add(&ys.narrow(1, 2, 3).unwrap().contiguous().unwrap(), &[0, 1, 2, 3]).unwrap();
-        let mut view = Gather::new("layer1", CONFIG);
+        let mut view = Gather::new("layer1", CONFIG, 1000);
         let ys = ys.to_dtype(DType::F64).unwrap().narrow(1, 2, 3).unwrap();
         view.add(&ys, &[0, 1, 2, 3]).unwrap();
         assert_eq!(plain.finish().unwrap(), view.finish().unwrap());
@@ -219,10 +376,10 @@ mod tests {
 
     #[test]
     fn features_are_maps_of_one_position() {
-        let mut gather = Gather::new("fc", CONFIG);
+        let mut gather = Gather::new("fc", CONFIG, 1000);
         let ys = Tensor::new(&[[1f32, 0.0], [3.0, 0.0], [2.0, 0.0]], &Device::Cpu).unwrap();
         gather.add(&ys, &[7, 8, 9]).unwrap();
-        let site = gather.finish().unwrap();
+        let site = gather.finish().unwrap().0;
         assert_eq!(site.ids, [8, 9, 7, 7, 8, 9]);
         assert_eq!((site.map, site.dead), ((1, 1), vec![false, true]));
     }
@@ -260,21 +417,21 @@ mod tests {
         check_message(add(outputs(0, 2, 5, 3), &[0, 1]), Kind::System, &["(5, 4, 4)", "(5, 3, 3)"]);
         check_message(add(outputs(0, 2, 5, 4), &[0]), Kind::System, &["2 outputs for 1 pictures"]);
         let empty = Tensor::zeros((2, 5, 0, 0), DType::F32, &Device::Cpu).unwrap();
-        let error = Gather::new("conv9", CONFIG).add(&empty, &[0, 1]).unwrap_err();
+        let error = Gather::new("conv9", CONFIG, 1000).add(&empty, &[0, 1]).unwrap_err();
         check_message(error, Kind::Usage, &["conv9", "empty map"]);
         let flat = Tensor::zeros(5, DType::F32, &Device::Cpu).unwrap();
         check_message(add(flat, &[0]), Kind::System, &["[5]"]);
-        let error = gather(0..4).merge(Gather::new("layer2", CONFIG)).unwrap_err();
+        let error = gather(0..4).merge(Gather::new("layer2", CONFIG, 1000)).unwrap_err();
         check_message(error, Kind::System, &["layer1", "layer2"]);
         for config in [Config { top_k: 0, ..CONFIG }, Config { quantile: 1.0, ..CONFIG }] {
-            let error = Gather::new("x", config).add(&outputs(0, 1, 5, 4), &[0]).unwrap_err();
+            let error = Gather::new("x", config, 1000).add(&outputs(0, 1, 5, 4), &[0]).unwrap_err();
             check_message(error, Kind::Usage, &[]);
         }
     }
 
     #[test]
     fn the_sketches_do_not_grow_with_the_pictures() {
-        let mut gather = Gather::new("layer1", CONFIG);
+        let mut gather = Gather::new("layer1", CONFIG, 1000);
         let mut held = vec![];
         for batch in 0..40 {
             let ids: Vec<usize> = (batch * 8..batch * 8 + 8).collect();

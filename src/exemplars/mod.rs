@@ -7,7 +7,9 @@
 pub mod export;
 pub mod mask;
 pub mod quantile;
+pub mod spread;
 pub mod store;
+pub mod tail;
 
 mod gather;
 mod topk;
@@ -26,6 +28,9 @@ pub struct Config {
     pub top_k: usize,
     /// In 0..1.
     pub quantile: f64,
+    /// Whether each unit also keeps as many pictures in which it fires at [places drawn at random](spread), and
+    /// the seed of the draw.
+    pub spread: Option<u64>,
 }
 
 impl Config {
@@ -65,6 +70,13 @@ pub struct SiteExemplars {
 }
 
 impl SiteExemplars {
+    /// Takes in the next picture of a unit, with its activation and its map.
+    fn push(&mut self, (id, activation, map): (usize, f32, &[f16])) {
+        self.ids.push(id);
+        self.activations.push(activation);
+        self.maps.extend_from_slice(map);
+    }
+
     /// The picture ids of one unit, best first.
     pub fn ids(&self, unit: usize) -> &[usize] {
         &self.ids[unit * self.k..][..self.k]
@@ -91,6 +103,9 @@ impl SiteExemplars {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exemplars {
     pub sites: Vec<SiteExemplars>,
+    /// Of the same sites, where they were asked for, the pictures in which units fire at [places drawn at
+    /// random](spread); `activations` are those at the places.
+    pub spread: Vec<SiteExemplars>,
 }
 
 impl Exemplars {

@@ -1,4 +1,5 @@
-//! The exemplars of a run on disk: `exemplars/<layer>/exemplars.safetensors` and `exemplars/pictures.csv`.
+//! The exemplars of a run on disk: `exemplars/<layer>/exemplars.safetensors`, `spread.safetensors` beside it
+//! where places were drawn, and `exemplars/pictures.csv`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::inconclusive;
 use crate::weights::words;
 use crate::weights::write::{self, Entry};
 
+const STRONGEST: &str = "exemplars.safetensors";
+const SPREAD: &str = "spread.safetensors";
+
 /// The folder of a site below the run's folder.
 pub fn site_folder(out: &Path, site: &str) -> PathBuf {
     out.join("exemplars").join(site)
@@ -19,8 +23,10 @@ pub fn site_folder(out: &Path, site: &str) -> PathBuf {
 
 /// Writes every site, and which picture each id means. The same exemplars give the same bytes.
 pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Result<()> {
-    for site in &exemplars.sites {
-        write_whole(&path(out, &site.site), &to_bytes(site))?;
+    for (file, sites) in [(STRONGEST, &exemplars.sites), (SPREAD, &exemplars.spread)] {
+        for site in sites {
+            write_whole(&site_folder(out, &site.site).join(file), &to_bytes(site))?;
+        }
     }
     let mut table = csv::Writer::from_writer(vec![]);
     table.write_record(["id", "file"])?;
@@ -30,15 +36,12 @@ pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Resul
     write_whole(&out.join("exemplars").join("pictures.csv"), &table.into_inner()?)
 }
 
-/// Reads one site back. Errs where a tensor is missing or of another dtype or shape than is written.
+/// Reads one site's strongest exemplars back. Errs where a tensor is missing or of another dtype or shape than
+/// is written.
 pub fn read(out: &Path, site: &str) -> anyhow::Result<SiteExemplars> {
-    let path = path(out, site);
+    let path = site_folder(out, site).join(STRONGEST);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     from_bytes(site, &bytes).with_context(|| format!("cannot use {}", path.display()))
-}
-
-fn path(out: &Path, site: &str) -> PathBuf {
-    site_folder(out, site).join("exemplars.safetensors")
 }
 
 fn to_bytes(site: &SiteExemplars) -> Vec<u8> {
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn a_site_reads_back_as_written() {
         let out = tempfile::tempdir().unwrap();
-        let exemplars = Exemplars { sites: vec![site()] };
+        let exemplars = Exemplars { sites: vec![site()], ..Exemplars::default() };
         write(out.path(), &exemplars, &["a.jpg", "b,c.jpg"]).unwrap();
         assert_eq!(read(out.path(), "layer1.0").unwrap(), site());
         let pictures = std::fs::read_to_string(out.path().join("exemplars/pictures.csv")).unwrap();

@@ -1,5 +1,6 @@
 //! A network as data: a graph of named nodes, the weights it reads, and the one interpreter.
 
+pub mod engine;
 pub mod graph;
 pub mod op;
 pub mod run;

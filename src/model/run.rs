@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 
+use super::engine::{Engine, Isa};
 use super::graph::{Extent, Graph, Node, NodeId};
 use super::op::Op;
 use super::ops::{self, Params};
 use crate::inconclusive;
 
-/// Called with every node's output; what it returns is what the next nodes see.
+/// Called with nodes' outputs; what it returns is what the next nodes see.
 pub trait Tap {
+    /// The nodes that it must be called with. With others it may be, and then changes nothing.
+    fn wants(&self) -> Vec<NodeId>;
+
     fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor>;
 }
 
@@ -19,6 +23,10 @@ pub trait Tap {
 pub struct Untapped;
 
 impl Tap for Untapped {
+    fn wants(&self) -> Vec<NodeId> {
+        vec![]
+    }
+
     fn at(&mut self, _: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
         Ok(ys)
     }
@@ -42,6 +50,10 @@ impl Record {
 }
 
 impl Tap for Record {
+    fn wants(&self) -> Vec<NodeId> {
+        self.kept.keys().copied().collect()
+    }
+
     fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
         if let Some(slot) = self.kept.get_mut(&id) {
             *slot = Some(ys.clone());
@@ -79,11 +91,39 @@ impl Ablate {
 }
 
 impl Tap for Ablate {
+    fn wants(&self) -> Vec<NodeId> {
+        self.keep.keys().copied().collect()
+    }
+
     fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
         let Some(keep) = self.keep.get(&id) else { return Ok(ys) };
         let keep = Tensor::new(keep.as_slice(), ys.device())?;
         let keep = if ys.rank() == 4 { keep.reshape((1, (), 1, 1))? } else { keep };
         Ok(ys.broadcast_mul(&keep)?)
+    }
+}
+
+/// By what the maps of a network are computed on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub enum Compute {
+    /// Candle, op by op: the oracle.
+    Candle,
+    /// The engine, every convolution as it is defined.
+    Direct(Isa),
+    /// The engine, 3×3 convolutions by Winograd's transforms: the fastest.
+    Winograd(Isa),
+}
+
+impl Default for Compute {
+    fn default() -> Compute {
+        Compute::Winograd(Isa::best())
+    }
+}
+
+impl Compute {
+    /// Every convolution as it is defined, or the fastest way.
+    pub fn exact(exact: bool) -> Compute {
+        if exact { Compute::Direct(Isa::best()) } else { Compute::default() }
     }
 }
 
@@ -93,6 +133,8 @@ pub struct Network {
     params: Vec<Params>,
     last_readers: Vec<Option<NodeId>>,
     device: Device,
+    /// Takes the maps off candle's hands where it can.
+    engine: Option<Engine>,
 }
 
 /// The outputs that the nodes after `at` still need: from here the rest of the network can be run
@@ -119,7 +161,19 @@ impl Network {
             );
         }
         let last_readers = graph.last_readers();
-        Ok(Network { graph, params, last_readers, device: device.clone() })
+        let network = Network { graph, params, last_readers, device: device.clone(), engine: None };
+        Ok(network.computed(Compute::default()))
+    }
+
+    /// Computes by these means from now on; on another device than the CPU always by candle.
+    pub fn computed(self, by: Compute) -> Network {
+        let engine = match by {
+            _ if !self.device.is_cpu() => None,
+            Compute::Candle => None,
+            Compute::Direct(isa) => Some(Engine::new(isa, false)),
+            Compute::Winograd(isa) => Some(Engine::new(isa, true)),
+        };
+        Network { engine, ..self }
     }
 
     pub fn graph(&self) -> &Graph {
@@ -164,6 +218,10 @@ impl Network {
         nodes: std::ops::Range<NodeId>,
         tap: &mut impl Tap,
     ) -> anyhow::Result<()> {
+        let nodes = match &self.engine {
+            Some(engine) => engine.advance(&self.graph, &self.params, values, nodes, tap)?,
+            None => nodes,
+        };
         for id in nodes {
             let node = self.graph.node(id);
             let inputs: Vec<&Tensor> = node
@@ -171,7 +229,9 @@ impl Network {
                 .iter()
                 .map(|&input| values[input].as_ref().context("an output was dropped too early"))
                 .collect::<anyhow::Result<_>>()?;
-            check_input(node, inputs[0])?;
+            if let [_, _, h, w] = *inputs[0].dims() {
+                check_sides(node, (h, w))?;
+            }
             let ys = ops::eval(&node.op, &self.params[id], &inputs)
                 .with_context(|| format!("cannot run `{}` on {:?}", node.name, inputs[0].dims()))?;
             values[id] = Some(tap.at(id, ys)?);
@@ -186,13 +246,12 @@ impl Network {
 }
 
 /// The only thing that the check at loading cannot foresee: pictures too small for the network.
-fn check_input(node: &Node, xs: &Tensor) -> anyhow::Result<()> {
+pub(super) fn check_sides(node: &Node, (h, w): (usize, usize)) -> anyhow::Result<()> {
     let (window, padding) = match node.op {
         Op::Conv2d { kernel, padding: super::op::Padding::Even(padding), .. } => (kernel, padding),
         Op::MaxPool { size, padding, .. } => (size, padding),
         _ => return Ok(()),
     };
-    let (_, _, h, w) = xs.dims4()?;
     if h.min(w) + 2 * padding < window {
         return Err(inconclusive!(
             "the pictures are too small for this network: `{}` looks at {window}x{window} positions and is given {h}x{w}",

@@ -230,12 +230,9 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
         counted(edit.bytes_changed as usize, "byte")
     )];
     let verified = &edit.verified;
-    let equal = match verified.max_difference {
-        0. => "it computes exactly what the ablated network computes".to_owned(),
-        difference => {
-            format!("it differs from the ablated network by {difference:.0e} of the largest logit")
-        }
-    };
+    let bound = format!("{:.0e}", verified.max_difference);
+    let equal =
+        format!("it differs from the ablated network by less than {bound} of the largest logit");
     lines.push(format!("check: reloaded, on {} {equal}", counted(verified.images, "picture")));
     if !edit.refused.is_empty() {
         let first = &edit.refused[0];

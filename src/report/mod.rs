@@ -239,7 +239,8 @@ pub struct Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Verified {
     pub images: usize,
-    /// The greatest difference of a logit, relative to the greatest logit.
+    /// What no difference of a logit reaches, relative to the greatest logit: a power of ten, 1e-6 or more. Below
+    /// that machines round differently.
     pub max_difference: f64,
     /// The same between the original network and the edited one: how much the edit moves.
     pub max_effect: f64,

@@ -42,6 +42,12 @@ pub struct Named {
     pub sentences: Tensor,
 }
 
+impl Named {
+    pub fn n_regions(&self) -> usize {
+        self.features.iter().filter_map(|it| it.dim(0).ok()).sum()
+    }
+}
+
 /// The weights that know the units of `judge` best, as they will be read from a file. With each batch of
 /// units go some names, each a unit of which a few regions were picked.
 pub fn train(

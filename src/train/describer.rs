@@ -28,7 +28,7 @@ use crate::describe::milan::phrases::Phrases;
 use crate::describe::milan::sentence::{self as tower, Sentences};
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
 use crate::describe::milan::{self, captioner, critic as asked, lm};
-use crate::files::{digest, write_whole};
+use crate::files::write_whole;
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
@@ -64,8 +64,6 @@ pub struct Material {
     pub choose: Vec<Annotated>,
     /// How many units nothing was trained or chosen on.
     pub held_out: usize,
-    /// How many names were learnt, and how many regions of them.
-    pub named: (usize, usize),
 }
 
 /// Trains, and writes `milan.safetensors` and `README.md`. Returns where they are.
@@ -73,16 +71,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
-    let teacher_digest = digest(&config.sentence_encoder.join(minilm::WEIGHTS))?.1;
+    let teacher_digest = minilm::digest(&config.sentence_encoder)?;
     let regions = config.regions.as_deref().map(Regions::read).transpose()?;
     let pictures = regions.as_ref().map(|_| config.source.pictures()).transpose()?;
     let looker = Looker::new(&encoder, &settings, &encoder_tensors, &work)?;
     let Known { units, seen, inputs } = config.source.read(&looker, progress)?;
-    let mut material = split(seen, units);
-    if let Some(regions) = &regions {
-        let names = regions.by_name(|it| regions.is_to_learn(it));
-        material.named = (names.len(), names.values().map(Vec::len).sum());
-    }
+    let material = split(seen, units);
     let (learn, choose) = (&material.learn, &material.choose);
 
     // What people say.
@@ -202,7 +196,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     calibrate(&mut contents, &material, &teacher, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
-    let card = card(&contents, &material, config);
+    let card = card(&contents, &material, names.as_ref(), config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
 }
@@ -262,7 +256,12 @@ fn said(units: &[Annotated], features: &Tensor, vocabulary: &Vocabulary) -> Said
 }
 
 /// The model card: what it was made of and how. Quality is measured by `milan-train evaluate`.
-fn card(contents: &Contents, material: &Material, config: &Config) -> String {
+fn card(
+    contents: &Contents,
+    material: &Material,
+    named: Option<&Named>,
+    config: &Config,
+) -> String {
     let settings = &contents.settings;
     let name = |path: &Path| {
         path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
@@ -286,10 +285,9 @@ fn card(contents: &Contents, material: &Material, config: &Config) -> String {
         material.choose.len(),
         material.held_out,
         config.source.exemplars.as_deref().map_or("beside them".to_owned(), name),
-        match material.named {
-            (0, _) => "none".to_owned(),
-            (names, regions) => format!("{regions} of {names} names"),
-        },
+        named.map_or("none".to_owned(), |it| {
+            format!("{} of {} names", it.n_regions(), it.features.len())
+        }),
         name(&config.encoder),
         settings.encoder.sites.join(", "),
         terms.join(", "),
@@ -341,7 +339,7 @@ fn split(seen: Vec<Seen>, annotated: Vec<Annotated>) -> Material {
             _ => learn.push(it),
         }
     }
-    Material { seen, learn, choose, held_out, named: (0, 0) }
+    Material { seen, learn, choose, held_out }
 }
 
 /// Mean and standard deviation of each feature.

@@ -1,7 +1,8 @@
 //! Whether the evidence for a name finds the units that fire where things of that name are.
 //!
 //! Overlap is intersection over union of a unit's masks with the regions of a name, summed over pictures
-//! (Bau et al. 2017, <https://arxiv.org/abs/1704.05796>, section 2.3).
+//! (Bau et al. 2017, <https://arxiv.org/abs/1704.05796>, section 2.3). Thresholds, evidence and overlap are all
+//! of the same pictures: those with regions that training did not see.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -56,12 +57,12 @@ pub struct Against {
 const LEAST_REGIONS: usize = 5;
 /// A detector of a name, as Bau et al. 2017 count them.
 const DETECTOR: f64 = 0.04;
-/// Pictures of each unit, as in an audit.
+/// Pictures of each unit, as many as in an audit.
 const TOP_K: usize = 15;
 const BATCH: usize = 32;
 
 /// For every name, how well evidence finds the 2 % of units that overlap most with its regions, and those
-/// that overlap by more than .04. Pictures with a region that training saw are left out.
+/// that overlap by more than .04.
 pub fn overlap(
     milan: &Milan,
     looker: &Looker<'_>,
@@ -75,6 +76,7 @@ pub fn overlap(
         .map(|it| regions.picture(it))
         .collect();
     let names = regions.by_name(|it| !seen_pictures.contains(&regions.picture(it)));
+    let ids: BTreeSet<usize> = names.values().flatten().map(|it| regions.picture(*it)).collect();
     let names: Vec<(&str, Vec<usize>)> =
         names.into_iter().filter(|(_, places)| LEAST_REGIONS <= places.len()).collect();
     if names.is_empty() {
@@ -83,33 +85,42 @@ pub fn overlap(
             against.regions.display()
         ));
     }
+    if ids.len() < TOP_K {
+        return Err(usage!(
+            "{}: at least {TOP_K} pictures with regions that training did not see are wanted, not {}",
+            against.regions.display(),
+            ids.len()
+        ));
+    }
+    let (mut dataset, _) = source.pictures()?;
+    let picture = |id: &usize| {
+        let picture = dataset.pictures.get(*id).cloned();
+        picture.ok_or_else(|| usage!("the regions speak of picture {id}, which is not there"))
+    };
+    dataset.pictures = ids.iter().map(picture).collect::<anyhow::Result<_>>()?;
+    let ids: Vec<usize> = ids.into_iter().collect();
 
     let weights = Weights::open(&against.network)?;
     let model = Model::load(&weights, None, &Device::Cpu)?;
     let sites = subject::sites(model.graph(), &against.layers)?;
     let preprocess = Preprocess::of(&model.arch);
-    let (dataset, _) = source.pictures()?;
-    if dataset.pictures.len() < TOP_K {
-        return Err(usage!(
-            "--images: at least {TOP_K} pictures are wanted, not {}",
-            dataset.pictures.len()
-        ));
-    }
     let probe = Probe { dataset, preprocess };
+    let spread = Some(0);
     let settings = Settings {
         batch_size: BATCH,
         threads: against.threads,
         max_unreadable: 0.01,
-        exemplars: exemplars::Config { top_k: TOP_K, quantile: 0.99 },
+        exemplars: exemplars::Config { top_k: TOP_K, quantile: 0.99, spread },
     };
     let none = Ablate::default();
     let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;
     let files: Vec<&str> = weights.files().iter().map(|it| it.sha256.as_str()).collect();
-    let inputs = format!("{} {files:?} {sites:?}", found.read.manifest_sha256);
-    let found = found.exemplars.sites;
+    let inputs = format!("{} {files:?} {sites:?} {spread:?}", found.read.manifest_sha256);
+    let found = found.exemplars.spread;
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
     let seen = looker.look("overlap", &inputs, &found, &pictures, progress)?;
-    let ious = ious(&model.network, &probe, &found, &regions, &names, progress)?;
+    let places = places(&regions, &ids, &names);
+    let ious = ious(&model.network, &probe, &found, &places, names.len(), progress)?;
 
     let phrases: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     let scores = milan.scores(&seen, &phrases)?;
@@ -137,49 +148,49 @@ pub fn overlap(
     Ok(overlaps)
 }
 
+/// Of each picture the names in it, each with the union of its regions.
+fn places(
+    regions: &Regions,
+    ids: &[usize],
+    names: &[(&str, Vec<usize>)],
+) -> Vec<BTreeMap<usize, Vec<bool>>> {
+    let side = regions.masks.map.0;
+    let mut places = vec![BTreeMap::<usize, Vec<bool>>::new(); ids.len()];
+    for (name, (_, own)) in names.iter().enumerate() {
+        for &region in own {
+            let Ok(picture) = ids.binary_search(&regions.picture(region)) else { continue };
+            let union = places[picture].entry(name).or_insert_with(|| vec![false; side * side]);
+            let mask = regions.masks.mask(region, 0, side);
+            union.iter_mut().zip(mask).for_each(|(it, inside)| *it |= inside);
+        }
+    }
+    places
+}
+
 /// For each name and each unit, the intersection over union of where the unit fires with the regions, over
 /// all pictures.
 fn ious(
     network: &Network,
     probe: &Probe,
     sites: &[SiteExemplars],
-    regions: &Regions,
-    names: &[(&str, Vec<usize>)],
+    places: &[BTreeMap<usize, Vec<bool>>],
+    n_names: usize,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Vec<f64>>> {
-    let side = regions.masks.map.0;
-    // For each picture the names in it, each with the union of its regions.
-    let mut places = BTreeMap::<usize, BTreeMap<usize, Vec<bool>>>::new();
-    for (name, (_, own)) in names.iter().enumerate() {
-        for &region in own {
-            let named = places.entry(regions.picture(region)).or_default().entry(name);
-            let union = named.or_insert_with(|| vec![false; side * side]);
-            let mask = regions.masks.mask(region, 0, side);
-            union.iter_mut().zip(mask).for_each(|(it, inside)| *it |= inside);
-        }
-    }
-    let ids: Vec<usize> = places.keys().copied().collect();
-    let mut dataset = probe.dataset.clone();
-    let of = |id: &usize| {
-        let picture = probe.dataset.pictures.get(*id);
-        picture
-            .cloned()
-            .ok_or_else(|| usage!("the regions speak of picture {id}, which is not there"))
-    };
-    dataset.pictures = ids.iter().map(of).collect::<anyhow::Result<_>>()?;
-
+    let regions = || places.iter().flatten();
+    let side = regions().next().map_or(1, |(_, region)| region.len().isqrt());
     let graph = network.graph();
     let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
     let n_units: usize = sites.iter().map(|it| it.n_units).sum();
     // Of each unit: where it fires at all, and where it does within each name.
-    let mut counts = vec![(0usize, vec![0usize; names.len()]); n_units];
-    let mut areas = vec![0usize; names.len()];
-    for named in places.values().flatten() {
-        areas[*named.0] += named.1.iter().filter(|it| **it).count();
+    let mut counts = vec![(0usize, vec![0usize; n_names]); n_units];
+    let mut areas = vec![0usize; n_names];
+    for (&name, region) in regions() {
+        areas[name] += region.iter().filter(|it| **it).count();
     }
-    for batch in Loader::new(&dataset, &probe.preprocess, BATCH) {
+    for batch in Loader::new(&probe.dataset, &probe.preprocess, BATCH) {
         let batch = batch?;
-        progress("overlap", batch.ids[0], ids.len())?;
+        progress("overlap", batch.ids[0], places.len())?;
         let mut record = Record::new(nodes.iter().copied());
         network.run(&batch.xs, &mut record)?;
         let mut first = 0;
@@ -195,7 +206,7 @@ fn ious(
                     let map = &maps[(picture * c + unit) * h * w..][..h * w];
                     let mask = mask(map, (h, w), site.thresholds[unit], side);
                     *fires += mask.iter().filter(|it| **it).count();
-                    for (&name, region) in &places[&ids[batch.ids[picture]]] {
+                    for (&name, region) in &places[batch.ids[picture]] {
                         let both = mask.iter().zip(region).filter(|(a, b)| **a && **b);
                         within[name] += both.count();
                     }
@@ -203,11 +214,11 @@ fn ious(
             });
         }
     }
-    progress("overlap", ids.len(), ids.len())?;
+    progress("overlap", places.len(), places.len())?;
     let iou = |name: usize, (fires, within): &(usize, Vec<usize>)| {
         let union = fires + areas[name] - within[name];
         within[name] as f64 / union.max(1) as f64
     };
     let of = |name: usize| counts.iter().map(|it| iou(name, it)).collect();
-    Ok((0..names.len()).map(of).collect())
+    Ok((0..n_names).map(of).collect())
 }

@@ -102,7 +102,7 @@ fn a_describer_that_is_not_whole_is_refused() {
     let whole = contents();
     let mut other = whole.clone();
     other.settings.format = 7;
-    check_refused(&other, "its format is 7, and this program reads 2");
+    check_refused(&other, "its format is 7, and this program reads 3");
     let mut other = whole.clone();
     let bias = other.tensors.remove("critic.0.unit.bias").unwrap();
     check_refused(&other, "`critic.0.unit.bias` is missing");
@@ -146,6 +146,7 @@ fn units_are_described_and_scored_by_the_built_in_describer() {
     let audit = [&base[..], &["--policy", "p.toml", "--out", "run"]].concat();
     let (code, stdout, stderr) = run(folder.path(), &audit);
     assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(folder.path().join("run/exemplars/conv1/spread.safetensors").is_file());
     let table = std::fs::read_to_string(folder.path().join("run/descriptions.csv")).unwrap();
     let mut rows = csv::Reader::from_reader(table.as_bytes());
     for row in rows.records() {

@@ -71,7 +71,8 @@ impl Site {
     }
 
     fn gather(&self, quantile: f64, pictures: std::ops::Range<usize>) -> Gather {
-        let mut gather = Gather::new(&self.site, Config { top_k: self.k, quantile });
+        let mut gather =
+            Gather::new(&self.site, Config { top_k: self.k, quantile, spread: None }, self.n);
         let ids: Vec<usize> = pictures.collect();
         for ids in ids.chunks(7) {
             gather.add(&self.outputs(ids), ids).unwrap();
@@ -80,7 +81,7 @@ impl Site {
     }
 
     fn find(&self, quantile: f64) -> SiteExemplars {
-        self.gather(quantile, 0..self.n).finish().unwrap()
+        self.gather(quantile, 0..self.n).finish().unwrap().0
     }
 
     /// `(c, k, side, side)`.
@@ -147,7 +148,7 @@ fn pictures_seen_in_two_parts_give_the_same() {
         let whole = site.find(golden.quantile);
         let mut parts = site.gather(golden.quantile, 11..site.n);
         parts.merge(site.gather(golden.quantile, 0..11)).unwrap();
-        let parts = parts.finish().unwrap();
+        let parts = parts.finish().unwrap().0;
         assert_eq!((&parts.ids, &parts.maps), (&whole.ids, &whole.maps));
         if site.n * site.h * site.w <= 8192 {
             assert_eq!(parts, whole);
@@ -199,7 +200,7 @@ fn what_is_stored_reads_back() {
     let golden = golden();
     let out = tempfile::tempdir().unwrap();
     let sites = golden.sites.iter().map(|site| site.find(golden.quantile)).collect();
-    let exemplars = Exemplars { sites };
+    let exemplars = Exemplars { sites, ..Exemplars::default() };
     store::write(out.path(), &exemplars, &["0.jpg"]).unwrap();
     for site in &exemplars.sites {
         assert_eq!(&store::read(out.path(), &site.site).unwrap(), site);
@@ -246,7 +247,7 @@ fn exemplars_of_a_real_network_are_pytorchs() {
         batch_size: 16,
         threads: 2,
         max_unreadable: 0.,
-        exemplars: Config { top_k: golden.k, quantile: 0.99 },
+        exemplars: Config { top_k: golden.k, quantile: 0.99, spread: None },
     };
     let sites: Vec<String> = golden.sites.iter().map(|site| site.site.clone()).collect();
     let found =
@@ -284,8 +285,8 @@ fn exemplars_of_a_real_network_are_pytorchs() {
 #[test]
 #[ignore = "takes minutes"]
 fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
-    let config = Config { top_k: 15, quantile: 0.99 };
-    let mut gather = Gather::new("layer", config);
+    let config = Config { top_k: 15, quantile: 0.99, spread: None };
+    let mut gather = Gather::new("layer", config, 100_000);
     let n = 1024 * 14 * 14;
     let mut values: Vec<f32> = (0..8 * n).map(|i| (i * 7919 % 10_007) as f32).collect();
     for first in (0..100_000).step_by(8) {
@@ -295,7 +296,7 @@ fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
         let ys = Tensor::from_slice(&values, (8, 1024, 14, 14), &Device::Cpu).unwrap();
         gather.add(&ys, &(first..first + 8).collect::<Vec<_>>()).unwrap();
     }
-    let site = gather.finish().unwrap();
+    let site = gather.finish().unwrap().0;
     assert_eq!((site.n_units, site.n_pictures), (1024, 100_000));
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

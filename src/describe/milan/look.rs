@@ -52,6 +52,28 @@ impl Fires for SiteExemplars {
     }
 }
 
+impl<T: Fires> Fires for &T {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn n_units(&self) -> usize {
+        (**self).n_units()
+    }
+
+    fn k(&self) -> usize {
+        (**self).k()
+    }
+
+    fn picture(&self, unit: usize, rank: usize) -> usize {
+        (**self).picture(unit, rank)
+    }
+
+    fn mask(&self, unit: usize, rank: usize, side: usize) -> anyhow::Result<Vec<bool>> {
+        (**self).mask(unit, rank, side)
+    }
+}
+
 /// Pictures by number, cut as the audited network saw them: masks lie on that crop.
 pub trait Crops: Sync {
     fn n_pictures(&self) -> usize;

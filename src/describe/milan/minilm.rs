@@ -14,11 +14,15 @@ use serde::Deserialize;
 
 use super::pieces::Pieces;
 use super::shelf::Shelf;
-use crate::usage;
 use crate::weights::Weights;
+use crate::{files, usage};
 
-/// The file of the weights.
-pub const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS: &str = "model.safetensors";
+
+/// What tells the encoder in a folder from others: the sha256 of its weights.
+pub fn digest(folder: &Path) -> anyhow::Result<String> {
+    Ok(files::digest(&folder.join(WEIGHTS))?.1)
+}
 
 /// The sizes of `config.json`.
 #[derive(Debug, Clone, Copy, Deserialize)]

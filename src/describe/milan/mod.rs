@@ -38,7 +38,6 @@ use candle_core::{Device, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, linear};
 use rayon::prelude::*;
 
-use crate::files::digest;
 use crate::model::recognise;
 use crate::model::run::Network;
 use crate::unit::Reading;
@@ -195,7 +194,6 @@ impl Milan {
     /// descriptions and evidence are was fitted with the small one. Errs where the folder holds another
     /// encoder than the one that the small one was taught by.
     pub fn listen_with(&mut self, folder: &Path) -> anyhow::Result<()> {
-        let encoder = MiniLm::open(folder)?;
         if !self.understands(folder)? {
             return Err(usage!(
                 "{} is another sentence encoder than the one that this describer was taught by, so its critics \
@@ -203,13 +201,13 @@ impl Milan {
                 folder.display()
             ));
         }
-        self.listener = Some(encoder);
+        self.listener = Some(MiniLm::open(folder)?);
         Ok(())
     }
 
     /// Whether a folder holds the sentence encoder that this describer was taught by.
     pub fn understands(&self, folder: &Path) -> anyhow::Result<bool> {
-        Ok(digest(&folder.join(minilm::WEIGHTS))?.1 == self.settings.sentence_encoder)
+        Ok(minilm::digest(folder)? == self.settings.sentence_encoder)
     }
 
     /// Vectors of length 1, `(texts, sentence)`.
@@ -276,7 +274,8 @@ impl Milan {
     }
 
     /// How probable it is that a person names each phrase of each unit, `units × phrases`: the evidence of
-    /// the critics, against that of the other units.
+    /// the critics, against that of the other units. `seen` are best [places drawn at
+    /// random](crate::exemplars::spread): what excites a unit most is not all that it fires on.
     pub fn evidence(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
         let scores = self.scores(seen, phrases)?;
         let means: Vec<f32> = (0..phrases.len()).map(|at| mean_of(&scores, at)).collect();
@@ -286,10 +285,11 @@ impl Milan {
         Ok(scores.iter().map(|it| it.iter().zip(&means).map(probability).collect()).collect())
     }
 
-    /// The critics' mean score of each phrase for each unit of all sites, `units × phrases`.
+    /// How much likelier each phrase is with each unit of all sites than without it, `units × phrases`,
+    /// in logarithms: a unit is a mixture of its exemplars, `p(d|E) = mean p(d|e)`, each of which the critics
+    /// judge alone.
     pub fn scores(&self, seen: &[Seen], phrases: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let vectors = self.encode(phrases)?;
-        let texts = texts_of(&self.critics, &vectors)?;
+        let texts = texts_of(&self.critics, &self.encode(phrases)?)?;
         let parts: Vec<(&Seen, Vec<usize>)> = seen
             .iter()
             .flat_map(|seen| {
@@ -299,8 +299,10 @@ impl Milan {
             .collect();
         let scores = parts.par_iter().map(|(seen, units)| {
             let features = self.standard(&seen.features(units)?)?;
-            let units = units_of(&self.critics, &features)?;
-            Ok(mean_score(&self.critics, &units, &texts)?.to_vec2::<f32>()?)
+            let alone = features.flatten(0, 1)?.unsqueeze(1)?; // (units · k, 1, features)
+            let alone = mean_score(&self.critics, &units_of(&self.critics, &alone)?, &texts)?;
+            let likelihood = alone.exp()?.reshape((units.len(), seen.k, ()))?.mean(1)?;
+            Ok(likelihood.log()?.to_vec2::<f32>()?)
         });
         Ok(scores.collect::<anyhow::Result<Vec<_>>>()?.concat())
     }

@@ -10,8 +10,11 @@ pub const CONNECTIVES: [&str; 5] = ["and", "with", "of", "on", "in"];
 
 /// Words that no phrase begins or ends with.
 const FUNCTION_WORDS: &str = "a an the of in on and or with to from by at for near around behind that \
-    which is are was be as it its this these those into over under their his her s very other some \
-    being have has not";
+    which is are was be as it its this these those into over under above below between within inside \
+    along across through their his her s very other some being have has not";
+/// Words of which nothing can be learnt about a unit; no phrase has them.
+const EMPTY_WORDS: &str = "nothing something anything everything none";
+const ARTICLES: [&str; 3] = ["a", "an", "the"];
 
 /// The longest phrase, in words.
 const LONGEST: usize = 4;
@@ -65,6 +68,7 @@ impl Phrases {
         }
         let function_words: BTreeSet<&str> = FUNCTION_WORDS.split_whitespace().collect();
         let is_function = |word: &String| function_words.contains(word.as_str());
+        let empty_words: BTreeSet<&str> = EMPTY_WORDS.split_whitespace().collect();
         let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
         let mut follows: BTreeMap<(String, String), usize> = BTreeMap::new();
         for (unit, sentences) in units.iter().enumerate() {
@@ -74,7 +78,11 @@ impl Phrases {
                 }
                 for (from, to) in runs(clause.len()) {
                     let run = &clause[from..to];
-                    if is_function(&run[0]) || is_function(&run[run.len() - 1]) {
+                    // As in "ball a kid", where something was left out.
+                    let gap = run
+                        .windows(2)
+                        .any(|pair| ARTICLES.contains(&pair[1].as_str()) && !is_function(&pair[0]));
+                    if gap || is_function(&run[0]) || is_function(&run[run.len() - 1]) {
                         continue;
                     }
                     let seen = seen.entry(run.join(" ")).or_default();
@@ -85,8 +93,9 @@ impl Phrases {
                 }
             }
         }
-        seen.retain(|_, it| {
-            2 <= it.units.len() && it.n <= 2 * it.ends && 2 * it.n <= 5 * it.begins
+        seen.retain(|text, it| {
+            let whole = it.n <= 2 * it.ends && 2 * it.n <= 5 * it.begins;
+            2 <= it.units.len() && whole && !text.split(' ').any(|it| empty_words.contains(it))
         });
         let (texts, n_units) =
             seen.into_iter().map(|(text, it)| (text, it.units.len() as u32)).unzip();
@@ -184,6 +193,11 @@ mod tests {
             "nose of animals with green grass",
             "the nose of an animal",
             "red nose of animals",
+            "dogs, nothing",
+            "animals, nothing",
+            "heads, nothing, a ball a kid holds",
+            "ball a kid holds",
+            "a ball, a kid",
         ];
         Phrases::gather(&said.map(|it| vec![it.to_owned()]))
     }
@@ -192,18 +206,19 @@ mod tests {
     fn phrases_stand_on_their_own_and_are_said_of_two_units() {
         let phrases = phrases();
         let wanted = [
-            ("animals", 2),
-            ("dogs", 2),
+            ("animals", 3),
+            ("dogs", 3),
             ("green grass", 3),
-            ("heads", 2),
+            ("heads", 3),
             ("heads of dogs", 2),
             ("nose of animals", 2),
         ];
         let found: Vec<(&str, u32)> =
             phrases.texts().iter().map(String::as_str).zip(phrases.n_units().to_vec()).collect();
         assert!(wanted.iter().all(|it| found.contains(it)), "{found:?}");
-        // "green" and "grass" never stand alone.
-        assert!(!found.iter().any(|(text, _)| ["green", "grass", "of dogs"].contains(text)));
+        // "green" and "grass" never stand alone, "nothing" says nothing, between "ball" and "a kid" is a gap.
+        let wrong = ["green", "grass", "of dogs", "nothing", "ball a kid", "holds"];
+        assert!(!found.iter().any(|(text, _)| wrong.contains(text)), "{found:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anyhow::bail;
 use rayon::prelude::*;
 
 use super::authors;
@@ -13,7 +14,7 @@ use super::encoder::Resizing;
 use super::look::{Input, Seen, look};
 use super::{Milan, checkpoint};
 use crate::describe::{Config, How, Readings};
-use crate::exemplars::Exemplars;
+use crate::exemplars::{Exemplars, SiteExemplars};
 use crate::unit::{Reading, Unit};
 use crate::{Progress, usage};
 
@@ -46,9 +47,16 @@ pub(crate) fn read(
     if let Some(folder) = &how.sentence_encoder {
         milan.listen_with(folder)?;
     }
+    let phrases: Vec<&str> = config.phrases.iter().map(String::as_str).collect();
     let sites = &exemplars.sites;
-    let seen =
-        look(&milan.encoder, &milan.settings.encoder.input, sites, &config.pictures, progress)?;
+    if !phrases.is_empty() && exemplars.spread.len() != sites.len() {
+        bail!("evidence is asked for, and no places were drawn to find it at");
+    }
+    let spread = if phrases.is_empty() { &[] } else { exemplars.spread.as_slice() };
+    let fires: Vec<&SiteExemplars> = sites.iter().chain(spread).collect();
+    let input = &milan.settings.encoder.input;
+    let mut seen = look(&milan.encoder, input, &fires, &config.pictures, progress)?;
+    let spread = seen.split_off(sites.len());
     let n_units = exemplars.n_units();
     let done = AtomicUsize::new(0);
     let tick = |n: usize| progress("describing", done.fetch_add(n, Ordering::Relaxed) + n, n_units);
@@ -58,8 +66,7 @@ pub(crate) fn read(
         let read = milan.read(&composer, seen, &tick)?.into_iter().enumerate();
         readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
     }
-    let phrases: Vec<&str> = config.phrases.iter().map(String::as_str).collect();
-    let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&seen, &phrases)? };
+    let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&spread, &phrases)? };
     Ok((readings, evidence))
 }
 

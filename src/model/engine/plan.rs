@@ -1,0 +1,151 @@
+//! Nodes to steps: what is computed in one go, and what need not be kept.
+
+use super::super::graph::{Graph, NodeId};
+use super::super::op::Op;
+use super::finish::Cut;
+
+/// Some nodes computed in one go: a first one, and what follows it while its values are in registers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Step {
+    pub(super) first: NodeId,
+    /// The batch norm behind it, folded into it.
+    pub(super) norm: Option<NodeId>,
+    /// What is added before the values are cut.
+    pub(super) residual: Option<NodeId>,
+    pub(super) cut: Cut,
+    /// The node whose output is written.
+    pub(super) output: NodeId,
+}
+
+/// The cut that an op is.
+fn cut(op: &Op) -> Option<Cut> {
+    match op {
+        Op::Relu => Some(Cut { low: 0., ..Cut::NONE }),
+        Op::Relu6 => Some(Cut { low: 0., high: 6. }),
+        _ => None,
+    }
+}
+
+/// The steps of some nodes in their order. A node that `is_visible` ends its step, so that its own value is
+/// there to be looked at or changed; so does one that several nodes read.
+pub(super) fn steps(
+    graph: &Graph,
+    nodes: std::ops::Range<NodeId>,
+    is_visible: impl Fn(NodeId) -> bool,
+) -> Vec<Step> {
+    let mut steps: Vec<Step> = vec![];
+    // The step whose output a node is, where it may go on.
+    let open = |steps: &[Step], id: NodeId| {
+        let at = steps.iter().position(|it| it.output == id)?;
+        let copies =
+            matches!(graph.node(id).op, Op::PadShortcut { .. } | Op::GlobalAvgPool | Op::Flatten);
+        (!is_visible(id) && !copies && graph.readers(id).count() == 1).then_some(at)
+    };
+    for id in nodes {
+        let node = graph.node(id);
+        let before = node.inputs[0];
+        if node.op == Op::Add {
+            // Of the two sums the later one goes on, and adds the other.
+            let pairs = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])];
+            let goes_on = pairs.into_iter().filter_map(|(own, other)| {
+                let at = open(&steps, own)?;
+                let step = &steps[at];
+                let is_there = steps.iter().position(|it| it.output == other) < Some(at);
+                (is_there && other != own && step.residual.is_none() && step.cut == Cut::NONE)
+                    .then_some((at, other))
+            });
+            if let Some((at, other)) = goes_on.max() {
+                steps[at].residual = Some(other);
+                steps[at].output = id;
+                continue;
+            }
+        } else if let Some(at) = open(&steps, before) {
+            let step = &mut steps[at];
+            let is_plain = step.residual.is_none() && step.cut == Cut::NONE;
+            if let Some(cut) = cut(&node.op).filter(|_| step.cut == Cut::NONE) {
+                (step.cut, step.output) = (cut, id);
+                continue;
+            }
+            let folds = matches!(graph.node(step.first).op, Op::Conv2d { .. });
+            if matches!(node.op, Op::BatchNorm { .. }) && folds && is_plain && step.norm.is_none() {
+                (step.norm, step.output) = (Some(id), id);
+                continue;
+            }
+        }
+        steps.push(Step {
+            first: id,
+            norm: None,
+            residual: (node.op == Op::Add).then(|| node.inputs[1]),
+            cut: cut(&node.op).unwrap_or(Cut::NONE),
+            output: id,
+        });
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::op::Padding;
+
+    /// A block as ResNet has it: two convolutions, a shortcut with a convolution of its own.
+    fn graph() -> Graph {
+        let mut g = Graph::new(16);
+        let conv = Op::Conv2d {
+            c_out: 16,
+            kernel: 3,
+            stride: 1,
+            padding: Padding::Even(1),
+            groups: 1,
+            bias: false,
+        };
+        let norm = Op::BatchNorm { eps: 1e-5 };
+        let a = g.add("conv1", conv, &[0]); // 1
+        let a = g.add("bn1", norm, &[a]);
+        let a = g.add("relu1", Op::Relu, &[a]); // 3
+        let b = g.add("conv2", conv, &[a]);
+        let b = g.add("bn2", norm, &[b]); // 5
+        let c = g.add("down", conv, &[0]);
+        let c = g.add("down_bn", norm, &[c]); // 7
+        let d = g.add("add", Op::Add, &[b, c]);
+        g.add("relu", Op::Relu6, &[d]); // 9
+        g
+    }
+
+    #[track_caller]
+    fn check(visible: &[NodeId], wanted: &[(NodeId, Option<NodeId>, Option<NodeId>, NodeId)]) {
+        let steps = steps(&graph(), 1..10, |id| visible.contains(&id));
+        let found: Vec<_> =
+            steps.iter().map(|it| (it.first, it.norm, it.residual, it.output)).collect();
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn a_block_is_three_steps() {
+        check(&[], &[(1, Some(2), None, 3), (4, Some(5), None, 5), (6, Some(7), Some(5), 9)]);
+    }
+
+    #[test]
+    fn what_is_looked_at_is_written_as_it_is() {
+        check(
+            &[1, 8],
+            &[
+                (1, None, None, 1),
+                (2, None, None, 3),
+                (4, Some(5), None, 5),
+                (6, Some(7), Some(5), 8),
+                (9, None, None, 9),
+            ],
+        );
+        // The later sum must stand as it is, so the earlier one cannot wait for it.
+        check(
+            &[7],
+            &[
+                (1, Some(2), None, 3),
+                (4, Some(5), None, 5),
+                (6, Some(7), None, 7),
+                (8, None, Some(7), 9),
+            ],
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Pooling and everything else that works on each channel alone.
+
+use super::finish::Target;
+use super::layout::{Aligned, Maps};
+use super::vector::{Isa, Vector, Work};
+
+/// What becomes of the positions of a channel.
+pub(super) enum Each<'a> {
+    /// The greatest value of a window; what lies beyond the map never wins.
+    Max { size: usize, stride: usize, padding: usize },
+    /// The mean of each of `side × side` nearly equal parts.
+    Average { side: usize },
+    /// The value itself, times `scale`.
+    Same { scale: Option<&'a Aligned> },
+}
+
+/// `bias` and what `target` says come after.
+pub(super) fn run(isa: Isa, each: &Each<'_>, input: &Maps, bias: &[f32], target: Target<'_>) {
+    isa.run(Job { each, input, bias, target });
+}
+
+struct Job<'a> {
+    each: &'a Each<'a>,
+    input: &'a Maps,
+    bias: &'a [f32],
+    target: Target<'a>,
+}
+
+impl Work for Job<'_> {
+    #[inline(always)]
+    fn run<M: Vector>(self, m: M) {
+        let Job { each, input, bias, mut target } = self;
+        let (from, to) = (input.shape, target.out.shape);
+        for picture in 0..input.n {
+            for block in 0..to.blocks() {
+                let values = &input.values[picture * from.picture()..];
+                for y in 0..to.h {
+                    for x in 0..to.w {
+                        let value = match *each {
+                            Each::Max { size, stride, padding } => {
+                                let (rows, columns) = (
+                                    window(y, size, stride, padding, from.h),
+                                    window(x, size, stride, padding, from.w),
+                                );
+                                let mut most =
+                                    m.load(&values[from.at(block, rows.start, columns.start)..]);
+                                for y in rows {
+                                    for x in columns.clone() {
+                                        most = m.max(most, m.load(&values[from.at(block, y, x)..]));
+                                    }
+                                }
+                                most
+                            }
+                            Each::Average { side } => {
+                                let (rows, columns) =
+                                    (part(y, from.h, side), part(x, from.w, side));
+                                let share = 1. / (rows.len() * columns.len()) as f32;
+                                let mut sum = m.splat(0.);
+                                for y in rows {
+                                    for x in columns.clone() {
+                                        sum = m.add(sum, m.load(&values[from.at(block, y, x)..]));
+                                    }
+                                }
+                                m.mul(sum, m.splat(share))
+                            }
+                            Each::Same { scale } => match scale {
+                                Some(scale) => m.mul(
+                                    m.load(&values[from.at(block, y, x)..]),
+                                    m.load(&scale[block * M::LANES..]),
+                                ),
+                                None => m.load(&values[from.at(block, y, x)..]),
+                            },
+                        };
+                        target.put::<M, 1, 1>(m, (picture, block, y, x), [[value]], bias);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The positions of the map that the window at `at` covers.
+fn window(
+    at: usize,
+    size: usize,
+    stride: usize,
+    padding: usize,
+    side: usize,
+) -> std::ops::Range<usize> {
+    let start = at * stride;
+    start.saturating_sub(padding)..(start + size - padding).min(side)
+}
+
+/// Part `at` of `n`: PyTorch's adaptive pooling.
+fn part(at: usize, side: usize, n: usize) -> std::ops::Range<usize> {
+    at * side / n..((at + 1) * side).div_ceil(n)
+}

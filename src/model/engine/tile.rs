@@ -1,0 +1,128 @@
+//! The one inner loop of convolutions: a tile of positions times a few output channels, held in registers.
+//!
+//! For every input value of a position the weights of `B · lanes` output channels are read once and serve all
+//! `P` positions; each position's value is spread over a whole vector. With AVX2's 16 registers 6 positions by
+//! 2 vectors keep 12 sums, enough to hide the latency of a multiply-add; with 32 registers it is 14 by 2.
+
+use super::vector::Vector;
+
+/// How a tile walks over its input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk {
+    /// Input blocks, and values from one to the next.
+    pub(super) blocks: usize,
+    pub(super) block: usize,
+    /// Side of the window, and values from one row to the next.
+    pub(super) kernel: usize,
+    pub(super) row: usize,
+}
+
+/// The sums of `P` positions, `STRIDE` positions apart in the input, and `B` vectors of output channels.
+///
+/// `input` begins with the first value of the first window. `weights` are
+/// `(blocks, kernel, kernel, inner, B · lanes)`, where `inner` is the input channels side by side: the lanes of
+/// the machine, or 1 where `PLANAR`.
+#[inline(always)]
+pub(super) fn tile<
+    M: Vector,
+    const P: usize,
+    const B: usize,
+    const STRIDE: usize,
+    const PLANAR: bool,
+>(
+    m: M,
+    walk: &Walk,
+    input: &[f32],
+    weights: &[f32],
+) -> [[M::V; B]; P] {
+    let inner = if PLANAR { 1 } else { M::LANES };
+    let apart = STRIDE * inner;
+    let mut sums = [[m.splat(0.); B]; P];
+    let mut weights = weights.chunks_exact(inner * B * M::LANES);
+    for block in 0..walk.blocks {
+        for ky in 0..walk.kernel {
+            let row = block * walk.block + ky * walk.row;
+            for kx in 0..walk.kernel {
+                let positions = &input[row + kx * inner..][..(P - 1) * apart + inner];
+                let Some(weights) = weights.next() else { return sums };
+                for c in 0..inner {
+                    let mut w = [m.splat(0.); B];
+                    for (b, w) in w.iter_mut().enumerate() {
+                        *w = m.load(&weights[(c * B + b) * M::LANES..]);
+                    }
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        let x = m.splat(positions[p * apart + c]);
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = m.mul_add(x, w, *sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// The positions of a row in tiles of at most `most`: where each begins and how many it has. There are loops for
+/// every number up to 6, and for 14, 7, 4, 2 and 1.
+pub(super) fn tiles(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let even = n.div_ceil(most).max(1);
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = n - start;
+        let len = match most {
+            14 => [14, 7, 4, 2, 1].into_iter().find(|it| *it <= left)?,
+            // None much smaller than the others.
+            _ => {
+                let i = (start * even).div_ceil(n.max(1));
+                ((i + 1) * n / even).checked_sub(start).filter(|it| 0 < *it && 0 < left)?
+            }
+        };
+        start += len;
+        Some((start - len, len))
+    })
+}
+
+/// Calls a [`tile`] with the number of positions known to the compiler. Only the numbers that
+/// [`tiles`] gives for the machine are compiled.
+macro_rules! with_positions {
+    ($M:ident, $p:expr, $P:ident => $body:expr) => {
+        if $M::POSITIONS == 14 {
+            with_positions!(@ $p, $P, $body, 1 2 4 7 14)
+        } else if $M::POSITIONS == 6 {
+            with_positions!(@ $p, $P, $body, 1 2 3 4 5 6)
+        } else {
+            with_positions!(@ $p, $P, $body, 1 2)
+        }
+    };
+    (@ $p:expr, $P:ident, $body:expr, $($n:literal)*) => {
+        match $p {
+            $($n => { const $P: usize = $n; $body })*
+            p => unreachable!("a tile of {p} positions"),
+        }
+    };
+}
+pub(super) use with_positions;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_a_row() {
+        for (most, lengths) in [(14, &[1, 2, 4, 7, 14][..]), (6, &[1, 2, 3, 4, 5, 6]), (2, &[1, 2])]
+        {
+            for n in 0..200 {
+                let mut next = 0;
+                for (start, len) in tiles(n, most) {
+                    assert_eq!(start, next);
+                    assert!(lengths.contains(&len), "{len}");
+                    next += len;
+                }
+                assert_eq!(next, n);
+            }
+        }
+        // Rather three of like size than one that leaves registers idle.
+        assert_eq!(tiles(14, 6).map(|it| it.1).collect::<Vec<_>>(), [4, 5, 5]);
+    }
+}
