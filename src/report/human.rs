@@ -231,8 +231,10 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
     )];
     let verified = &edit.verified;
     let bound = format!("{:.0e}", verified.max_difference);
-    let equal =
-        format!("it differs from the ablated network by less than {bound} of the largest logit");
+    let equal = format!(
+        "it answers as the ablated network does (to {:.0e} relative)",
+        verified.max_difference
+    );
     lines.push(format!("check: reloaded, on {} {equal}", counted(verified.images, "picture")));
     if !edit.refused.is_empty() {
         let first = &edit.refused[0];
