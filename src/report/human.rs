@@ -230,7 +230,6 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
         counted(edit.bytes_changed as usize, "byte")
     )];
     let verified = &edit.verified;
-    let bound = format!("{:.0e}", verified.max_difference);
     let equal = format!(
         "it answers as the ablated network does (to {:.0e} relative)",
         verified.max_difference

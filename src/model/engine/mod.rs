@@ -1,22 +1,22 @@
 //! The same network, compiled for the CPU.
 //!
 //! Candle runs a graph op by op, each over all pictures, each into new memory. Here a graph becomes a list of
-//! [steps](plan): a convolution with the batch norm folded into its weights, the residual added and the
+//! steps (`plan`): a convolution with the batch norm folded into its weights, the residual added and the
 //! activation cut while its sums are still in registers. Only what someone looks at or changes is written as it
 //! is, so a site inside such a group keeps its exact meaning; which nodes those are is known before the run
-//! ([`Tap::wants`](super::run::Tap::wants)), and each such set has its own steps.
+//! ([`Tap::wants`]), and each such set has its own steps.
 //!
-//! **Layout.** A map's channels lie in blocks of as many as a vector has lanes ([`layout`]): 16 with AVX-512, 8 with
+//! **Layout.** A map's channels lie in blocks of as many as a vector has lanes (`layout`): 16 with AVX-512, 8 with
 //! AVX2. One vector is one position of a block, so every loop works on whole vectors whatever the map's sides,
 //! and a position's neighbours lie a vector apart. Zeros around a map are kept there once and for all, since
 //! buffers are shared only by maps of the same shape; no loop asks where the map ends.
 //!
-//! **Registers.** All convolutions come down to one [`tile`]: some positions by two vectors of output channels.
+//! **Registers.** All convolutions come down to one `tile`: some positions by two vectors of output channels.
 //! Each weight that is fetched serves all positions, each input value two vectors, and the sums never leave the
-//! registers. [`direct`] walks a tile over its window; [`winograd`] turns 3×3 convolutions into 36 matrix
+//! registers. `direct` walks a tile over its window; `winograd` turns 3×3 convolutions into 36 matrix
 //! products with a quarter of the multiplications, done by the same tile.
 //!
-//! **Vectors.** What the machine has is found when the program runs ([`vector`]): AVX-512, AVX2 with FMA, NEON, else
+//! **Vectors.** What the machine has is found when the program runs (`vector`): AVX-512, AVX2 with FMA, NEON, else
 //! plain arrays. The code is the same for all of them and has no `unsafe`; tests run it with arrays of 8 and of
 //! 16 as well.
 //!
@@ -25,6 +25,7 @@
 
 mod depthwise;
 mod direct;
+mod edges;
 mod finish;
 mod layout;
 mod plan;
@@ -42,7 +43,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::Tensor;
 
 use super::graph::{Extent, Graph, NodeId};
 use super::op::{Op, Padding};
@@ -50,6 +51,7 @@ use super::ops::Params;
 use super::run::{Tap, check_sides};
 use depthwise::Depthwise;
 use direct::{Direct, padded};
+use edges::{means, read, tensor};
 use finish::Target;
 use layout::{Aligned, Around, Maps, Shape};
 use plan::Step;
@@ -184,14 +186,14 @@ impl Engine {
                 }
                 Op::Flatten => {
                     let maps = &state.buffers[state.buffer_of[&graph.node(id).inputs[0]]];
-                    let ys = Tensor::from_vec(maps.write(), dims(maps), &Device::Cpu)?;
+                    let ys = tensor(maps)?;
                     values[id] = Some(tap.at(id, ys.flatten_from(1)?)?);
                 }
                 _ => {
                     self.step(graph, step, packed, &mut state)?;
                     if is_visible {
                         let buffer = &mut state.buffers[state.buffer_of[&id]];
-                        let ys = Tensor::from_vec(buffer.write(), dims(buffer), &Device::Cpu)?;
+                        let ys = tensor(buffer)?;
                         let before = ys.id();
                         let ys = tap.at(id, ys)?;
                         if ys.id() != before {
@@ -410,7 +412,7 @@ impl Engine {
                 pool::run(self.isa, &Each::Average { side }, input, &nothing(), target);
             }
             (Packed::None, Op::PadShortcut { stride, before, .. }) => {
-                pad(input, stride, before, &mut out);
+                pool::pad(input, stride, before, &mut out);
             }
             (Packed::None, Op::Relu | Op::Relu6 | Op::Add) => {
                 pool::run(self.isa, &Each::Same { scale: None }, input, &nothing(), target);
@@ -448,57 +450,6 @@ fn output_sides(op: &Op, (h, w): (usize, usize)) -> (usize, usize) {
         Op::PadShortcut { stride, .. } => (h.div_ceil(stride), w.div_ceil(stride)),
         _ => (h, w),
     }
-}
-
-/// Every `stride`-th position, behind `before` channels of zeros.
-fn pad(input: &Maps, stride: usize, before: usize, out: &mut Maps) {
-    let (from, to) = (input.shape, out.shape);
-    for picture in 0..out.n {
-        for channel in 0..to.c {
-            let source = channel.checked_sub(before).filter(|it| *it < from.c);
-            for y in 0..to.h {
-                for x in 0..to.w {
-                    let value = source.map_or(0., |it| {
-                        let at = from.at(it / from.lanes, y * stride, x * stride);
-                        input.values[picture * from.picture() + at + it % from.lanes]
-                    });
-                    let at = to.at(channel / to.lanes, y, x) + channel % to.lanes;
-                    out.values[picture * to.picture() + at] = value;
-                }
-            }
-        }
-    }
-}
-
-/// The mean over all positions, `(n, c)`.
-fn means(maps: &Maps) -> candle_core::Result<Tensor> {
-    let shape = maps.shape;
-    let mut means = vec![0f32; maps.n * shape.c];
-    for (picture, means) in means.chunks_mut(shape.c).enumerate() {
-        for (block, means) in means.chunks_mut(shape.lanes).enumerate() {
-            for y in 0..shape.h {
-                let first = picture * shape.picture() + shape.at(block, y, 0);
-                for position in maps.values[first..][..shape.w * shape.lanes].chunks(shape.lanes) {
-                    means.iter_mut().zip(position).for_each(|(sum, value)| *sum += value);
-                }
-            }
-            means.iter_mut().for_each(|it| *it /= (shape.h * shape.w) as f32);
-        }
-    }
-    Tensor::from_vec(means, (maps.n, shape.c), &Device::Cpu)
-}
-
-fn dims(maps: &Maps) -> (usize, usize, usize, usize) {
-    (maps.n, maps.shape.c, maps.shape.h, maps.shape.w)
-}
-
-fn read(maps: &mut Maps, xs: &Tensor) -> anyhow::Result<()> {
-    let xs = xs.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("the input is not in main memory") };
-    let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
-    maps.read(&values[..layout.shape().elem_count()]);
-    Ok(())
 }
 
 /// A panic elsewhere leaves nothing half done behind these locks.

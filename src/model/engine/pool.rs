@@ -95,3 +95,23 @@ fn window(
 fn part(at: usize, side: usize, n: usize) -> std::ops::Range<usize> {
     at * side / n..((at + 1) * side).div_ceil(n)
 }
+
+/// Every `stride`-th position, behind `before` channels of zeros.
+pub(super) fn pad(input: &Maps, stride: usize, before: usize, out: &mut Maps) {
+    let (from, to) = (input.shape, out.shape);
+    for picture in 0..out.n {
+        for channel in 0..to.c {
+            let source = channel.checked_sub(before).filter(|it| *it < from.c);
+            for y in 0..to.h {
+                for x in 0..to.w {
+                    let value = source.map_or(0., |it| {
+                        let at = from.at(it / from.lanes, y * stride, x * stride);
+                        input.values[picture * from.picture() + at + it % from.lanes]
+                    });
+                    let at = to.at(channel / to.lanes, y, x) + channel % to.lanes;
+                    out.values[picture * to.picture() + at] = value;
+                }
+            }
+        }
+    }
+}
