@@ -2,7 +2,7 @@
 //!
 //! Hernandez et al. 2022, section 3: the exemplars of a unit are the regions of its `k` most exciting
 //! pictures where it is above its 0.99 quantile over all positions of all pictures. All of it comes from
-//! one pass; memory grows with units × k, never with the number of pictures.
+//! one pass; memory is bounded by units × k, however many they are.
 
 pub mod export;
 pub mod mask;

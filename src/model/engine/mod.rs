@@ -97,7 +97,7 @@ enum Packed {
 
 struct Plan {
     steps: Vec<(Step, Arc<Packed>)>,
-    /// The nodes before the first one whose outputs are read, with their readers' places.
+    /// The nodes before the first one whose outputs are read.
     inputs: Vec<NodeId>,
     /// Memory of runs that are over.
     idle: Mutex<Vec<State>>,
