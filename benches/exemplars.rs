@@ -73,7 +73,8 @@ fn main() -> anyhow::Result<()> {
 /// Makes the masks of all exemplars and counts the pixels that are on.
 fn masks(site: &SiteExemplars) -> usize {
     let all = (0..site.n_units * site.k).into_par_iter();
-    all.map(|at| site.mask(at / site.k, at % site.k, SIDE).into_iter().filter(|it| *it).count()).sum()
+    all.map(|at| site.mask(at / site.k, at % site.k, SIDE).into_iter().filter(|it| *it).count())
+        .sum()
 }
 
 /// The most memory held so far, in MiB; 0 where the system does not tell.

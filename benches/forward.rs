@@ -17,7 +17,7 @@ use rayon::prelude::*;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pictures that a thread takes through the network together.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 8;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|it| it != "--bench");

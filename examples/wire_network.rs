@@ -42,6 +42,6 @@ fn main() -> anyhow::Result<()> {
     let pictures = Tensor::ones((2, 3, 16, 16), DType::F32, &Device::Cpu)?;
     let mut record = Record::new([sum]);
     let logits = network.run(&pictures, &mut record)?;
-    println!("logits {:?}, maps of `sum` {:?}", logits.dims(), record.get(sum).map(Tensor::dims));
+    println!("logits {:?}, maps of `sum` {:?}", logits.dims(), record.get(sum)?.dims());
     Ok(())
 }

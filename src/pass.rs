@@ -1,17 +1,19 @@
 //! One pass over the pictures: every site's exemplars and the network's answers, at once.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::data::{Dataset, Loader, Preprocess, Read};
+use crate::data::{Batch, Dataset, Loader, Preprocess, Read};
 use crate::evaluate::Prediction;
 use crate::exemplars::{self, Exemplars, Gather};
 use crate::inconclusive;
-use crate::model::graph::NodeId;
-use crate::model::run::{Ablate, Network, Record, Tap, as_maps};
+use crate::model::engine::Blocks;
+use crate::model::graph::{Graph, NodeId};
+use crate::model::run::{Ablate, Network, Tap, as_maps};
 
 /// Pictures, and how they become what the network reads.
 pub struct Probe {
@@ -57,24 +59,18 @@ pub fn pass(
         .map(|site| graph.find(site).with_context(|| format!("the network has no layer `{site}`")))
         .collect::<anyhow::Result<_>>()?;
     let n_pictures = probe.dataset.pictures.len();
-    let gather = |site: &String| Gather::new(site, settings.exemplars, n_pictures);
-    let mut gathers: Vec<Gather> = sites.iter().map(gather).collect();
+    let gather = |site: &String| Mutex::new(Gather::new(site, settings.exemplars, n_pictures));
+    let gathers: Vec<(NodeId, Mutex<Gather>)> =
+        nodes.into_iter().zip(sites.iter().map(gather)).collect();
     let mut predictions = Vec::with_capacity(n_pictures);
     let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);
     progress(stage, 0, n_pictures)?;
+    let watch = Watch { ablate: ablate.clone(), gathers: &gathers, graph, ids: &[] };
+    network.prepare(&watch)?;
     for batch in loader.by_ref() {
         let batch = batch?;
-        let parts = run_in_parts(network, &batch.xs, &nodes, ablate, settings.threads)?;
-        let mut at = 0;
-        for part in &parts {
-            let n = part.logits.dim(0)?;
-            let ids = &batch.ids[at..at + n];
-            gathers
-                .par_iter_mut()
-                .zip(&part.maps)
-                .try_for_each(|(gather, maps)| gather.add(maps, ids))?;
-            predictions.extend(answers(&part.logits, ids, &probe.dataset)?);
-            at += n;
+        for (logits, ids) in run_in_parts(network, &batch, &watch, settings.threads)? {
+            predictions.extend(answers(&logits, ids, &probe.dataset)?);
         }
         let done = batch.ids.last().map_or(0, |last| last + 1);
         progress(stage, done, n_pictures)?;
@@ -82,8 +78,10 @@ pub fn pass(
     progress(stage, n_pictures, n_pictures)?;
     let read = loader.finish();
     check_unreadable(&read, &probe.dataset, settings.max_unreadable)?;
-    let found: Vec<_> =
-        gathers.into_par_iter().map(Gather::finish).collect::<anyhow::Result<_>>()?;
+    let finish = |(_, gather): (NodeId, Mutex<Gather>)| {
+        gather.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
+    };
+    let found = gathers.into_par_iter().map(finish).collect::<anyhow::Result<Vec<_>>>()?;
     let (sites, spread): (_, Vec<_>) = found.into_iter().unzip();
     let exemplars = Exemplars { sites, spread: spread.into_iter().flatten().collect() };
     Ok(Pass { exemplars, predictions, read })
@@ -163,64 +161,77 @@ pub fn importance(
     Ok(lost.into_iter().map(|lost| lost as f64 / n_labelled as f64).collect())
 }
 
-/// What one part of a batch gave.
-struct Part {
-    logits: Tensor,
-    /// For each site `(n, c, h, w)`.
-    maps: Vec<Tensor>,
-}
-
-/// Looks at the output of some nodes after the ablation.
-struct Watch {
+/// Gathers what some nodes fire on after the ablation.
+struct Watch<'a> {
     ablate: Ablate,
-    record: Record,
+    gathers: &'a [(NodeId, Mutex<Gather>)],
+    graph: &'a Graph,
+    /// The pictures of the run.
+    ids: &'a [usize],
 }
 
-impl Tap for Watch {
+impl Watch<'_> {
+    fn gathers(&self, id: NodeId) -> impl Iterator<Item = MutexGuard<'_, Gather>> {
+        let of_it = self.gathers.iter().filter(move |it| it.0 == id);
+        of_it.map(|(_, gather)| gather.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Tap for Watch<'_> {
     fn wants(&self) -> Vec<NodeId> {
-        [self.ablate.wants(), self.record.wants()].concat()
+        let watched = self.gathers.iter().map(|it| it.0);
+        let mut wanted: Vec<NodeId> = self.ablate.wants().into_iter().chain(watched).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
     }
 
-    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
-        let ys = self.ablate.at(id, ys)?;
-        self.record.at(id, ys)
+    fn at(&mut self, id: NodeId, first: usize, ys: Tensor) -> anyhow::Result<Tensor> {
+        let ys = self.ablate.at(id, first, ys)?;
+        for mut gather in self.gathers(id) {
+            let maps = as_maps(self.graph.node(id), &ys)?;
+            gather.add(&maps, &self.ids[first..][..maps.dim(0)?])?;
+        }
+        Ok(ys)
+    }
+
+    fn look(&mut self, id: NodeId, first: usize, maps: &mut Blocks<'_>) -> anyhow::Result<bool> {
+        self.ablate.look(id, first, maps)?;
+        for mut gather in self.gathers(id) {
+            gather.see(maps, &self.ids[first..][..maps.dims().0])?;
+        }
+        Ok(true)
     }
 }
 
-/// Pictures that a thread takes through the network together: what it computes of them stays in its cache.
-const TOGETHER: usize = 4;
+/// Pictures that a thread takes through the network together.
+const TOGETHER: usize = 8;
 
-/// Each thread takes a few of the pictures after the other through the whole network.
-fn run_in_parts(
+/// Each thread takes a few of the pictures after the other through the whole network. Gives the logits of each part
+/// with its pictures.
+fn run_in_parts<'a>(
     network: &Network,
-    xs: &Tensor,
-    nodes: &[NodeId],
-    ablate: &Ablate,
+    batch: &'a Batch,
+    watch: &Watch<'_>,
     threads: usize,
-) -> anyhow::Result<Vec<Part>> {
-    let n = xs.dim(0)?;
-    let per_part = match network.device().is_cpu() {
+) -> anyhow::Result<Vec<(Tensor, &'a [usize])>> {
+    let n = batch.ids.len();
+    let together = match network.device().is_cpu() {
         true => TOGETHER.min(n.div_ceil(threads.max(1))),
         false => n,
     };
-    let starts: Vec<usize> = (0..n).step_by(per_part.max(1)).collect();
-    starts
-        .into_par_iter()
-        .map(|start| {
-            let xs = xs.narrow(0, start, per_part.min(n - start))?;
-            let mut watch =
-                Watch { ablate: ablate.clone(), record: Record::new(nodes.iter().copied()) };
-            let logits = network.run(&xs, &mut watch)?;
-            let maps = nodes
-                .iter()
-                .map(|&id| {
-                    let ys = watch.record.get(id).context("a site was not reached")?;
-                    Ok(as_maps(network.graph().node(id), ys)?)
-                })
-                .collect::<anyhow::Result<_>>()?;
-            Ok(Part { logits, maps })
+    let parts: Vec<_> = batch
+        .ids
+        .par_chunks(together.max(1))
+        .enumerate()
+        .map(|(part, ids)| {
+            let xs = batch.xs.narrow(0, part * together, ids.len())?;
+            let mut watch = Watch { ablate: watch.ablate.clone(), ids, ..*watch };
+            Ok((network.run(&xs, &mut watch)?, ids))
         })
-        .collect()
+        .collect();
+    // Of several errors that of the first picture, whatever ended first.
+    parts.into_iter().collect()
 }
 
 /// The five best classes of each picture; equal ones in the order of the classes.

@@ -128,29 +128,31 @@ fn read_batch(
     preprocess: &Preprocess,
     ids: &[usize],
 ) -> anyhow::Result<Decoded> {
-    let read: Vec<(Option<String>, anyhow::Result<Vec<f32>>)> = ids
+    let each = preprocess.n_values();
+    let mut values = vec![0f32; ids.len() * each];
+    let read: Vec<(Option<String>, anyhow::Result<()>)> = ids
         .par_iter()
-        .map(|&id| match std::fs::read(dataset.root.join(&dataset.pictures[id].file)) {
+        .zip(values.par_chunks_exact_mut(each))
+        .map(|(&id, values)| match std::fs::read(dataset.root.join(&dataset.pictures[id].file)) {
             Ok(bytes) => {
-                let values = decode(&bytes)
-                    .and_then(|picture| preprocess.crop(&picture))
-                    .map(|cropped| preprocess.normalise(&cropped));
-                (Some(sha256(&bytes)), values)
+                let cropped = decode(&bytes).and_then(|picture| preprocess.crop(&picture));
+                let done = cropped.map(|cropped| preprocess.normalise(&cropped, values));
+                (Some(sha256(&bytes)), done)
             }
             Err(error) => (None, Err(error.into())),
         })
         .collect();
-    let mut decoded =
-        Decoded { ids: vec![], values: vec![], skipped: vec![], manifest: String::new() };
-    for (&id, (sha256, values)) in ids.iter().zip(read) {
+    let mut decoded = Decoded { ids: vec![], values, skipped: vec![], manifest: String::new() };
+    for (at, (&id, (sha256, done))) in ids.iter().zip(read).enumerate() {
         let picture = &dataset.pictures[id];
         let line = Line { file: &picture.file, sha256, label: picture.label };
         decoded.manifest += &serde_json::to_string(&line)?;
         decoded.manifest.push('\n');
-        match values {
-            Ok(values) => {
+        match done {
+            Ok(()) => {
+                // Those that could not be read leave no gap.
+                decoded.values.copy_within(at * each..(at + 1) * each, decoded.ids.len() * each);
                 decoded.ids.push(id);
-                decoded.values.extend(values);
             }
             Err(error) => {
                 decoded
@@ -159,5 +161,6 @@ fn read_batch(
             }
         }
     }
+    decoded.values.truncate(decoded.ids.len() * each);
     Ok(decoded)
 }

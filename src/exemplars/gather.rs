@@ -1,22 +1,23 @@
 //! What a site's units fire on, gathered picture by picture in bounded memory.
 
 use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::Tensor;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::quantile::Sketch;
-use super::spread::{greatest, places};
-use super::tail::{self, Tail};
+use super::spread::{cell, places};
+use super::tail::Tail;
 use super::topk::TopK;
 use super::{Config, SiteExemplars};
+use crate::model::engine::{Blocks, Survey};
 use crate::unit::Unit;
 use crate::{inconclusive, usage};
 
 /// What one site's units fire on, as far as the pictures were seen.
 ///
-/// Its memory is bounded by units times `top_k` maps and by 512 KB a unit for its quantile: up to six million
-/// values that is exact, beyond a sketch of 104 KB. Pictures may be gathered in parts, by several `Gather`s over disjoint
+/// Its memory is bounded by units times `top_k` maps and by 512 KB a unit for its quantile, which is exact
+/// up to six million values. Pictures may be gathered in parts, by several `Gather`s over disjoint
 /// pictures, and [merged](Gather::merge).
 #[derive(Debug, Clone)]
 pub struct Gather {
@@ -36,7 +37,7 @@ struct Seen {
     top: TopK,
     /// Ranked by the value at places drawn at random.
     spread: TopK,
-    values: Values,
+    tail: Tail,
 }
 
 impl Gather {
@@ -46,21 +47,28 @@ impl Gather {
     }
 
     /// Takes in the site's output `ys`, `(n, c, h, w)` or `(n, c)`, on the `n` pictures `ids`.
-    ///
-    /// A picture counts once for the exemplars, with its maximum over positions, and with every
-    /// position for the thresholds: Hernandez et al. 2022, and `tally_topk_and_quantile` of netdissect.
-    /// Errs where a value is NaN or infinite, and where the shape is not the one seen before; what
-    /// was gathered is then of no more use.
     pub fn add(&mut self, ys: &Tensor, ids: &[usize]) -> anyhow::Result<()> {
-        let (n, c, h, w) = match *ys.dims() {
-            [n, c, h, w] => (n, c, h, w),
-            [n, c] => (n, c, 1, 1),
+        let ys = match ys.rank() {
+            4 => ys.clone(),
+            2 => ys.unsqueeze(2)?.unsqueeze(3)?,
             _ => bail!(
                 "`{}` gives {:?}; wanted maps (n, c, h, w) or features (n, c)",
                 self.site,
                 ys.dims()
             ),
         };
+        Blocks::of(&ys, |maps| self.see(maps, ids))?
+    }
+
+    /// Takes in the site's maps on the pictures `ids`.
+    ///
+    /// A picture counts once for the exemplars, with its maximum over positions, and with every
+    /// position for the thresholds: Hernandez et al. 2022, and `tally_topk_and_quantile` of netdissect. In which
+    /// order pictures come makes no difference.
+    /// Errs where a value is NaN or infinite, and where the shape is not the one seen before; what
+    /// was gathered is then of no more use.
+    pub fn see(&mut self, maps: &Blocks<'_>, ids: &[usize]) -> anyhow::Result<()> {
+        let (n, c, h, w) = maps.dims();
         ensure!(n == ids.len(), "`{}` gives {n} outputs for {} pictures", self.site, ids.len());
         self.expect((c, h, w))?;
         ensure!(
@@ -69,34 +77,30 @@ impl Gather {
             self.site,
             self.n_expected
         );
-
-        let ys = ys.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-        let (storage, layout) = ys.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("the output is not in main memory") };
-        let values = &storage.as_slice::<f32>()?[layout.start_offset()..][..n * c * h * w];
-        let map = |picture: usize, unit: usize| &values[(picture * c + unit) * h * w..][..h * w];
         let Config { top_k, quantile, spread } = self.config;
         let expected = top_k as f64 / (1. - quantile) / self.n_expected.max(1) as f64;
-        let places = |id: &usize| spread.map_or(vec![], |seed| places(*id, expected, seed));
-        let places: Vec<Vec<(f32, f32)>> = ids.iter().map(places).collect();
-
-        let broken: Vec<Option<usize>> = self
-            .units
-            .par_iter_mut()
-            .enumerate()
-            .map(|(unit, seen)| {
-                (0..n).find(|&i| seen.see(ids[i], map(i, unit), (h, w), &places[i]).is_none())
-            })
-            .collect();
-        if let Some((unit, i)) = broken.iter().enumerate().find_map(|(unit, i)| Some((unit, (*i)?)))
-        {
-            let value = map(i, unit).iter().find(|value| !value.is_finite());
-            return Err(inconclusive!(
-                "unit {} is {} on picture {}; the weights overflow, or are damaged",
-                Unit::new(&self.site, unit),
-                value.copied().unwrap_or(f32::NAN),
-                ids[i],
-            ));
+        for (picture, &id) in ids.iter().enumerate() {
+            let places = spread.map_or(vec![], |seed| places(id, expected, seed));
+            let units = &mut self.units;
+            let mut surveyed = Surveyed { units, n_values: h * w, highest: vec![None; c] };
+            maps.survey(picture, &mut surveyed);
+            for (unit, highest) in surveyed.highest.into_iter().enumerate() {
+                let Some(highest) = highest else {
+                    let value = maps.map(picture, unit).into_iter().find(|it| !it.is_finite());
+                    return Err(inconclusive!(
+                        "unit {} is {} on picture {id}; the weights overflow, or are damaged",
+                        Unit::new(&self.site, unit),
+                        value.unwrap_or(f32::NAN),
+                    ));
+                };
+                let seen = &mut self.units[unit];
+                let map = |to: &mut [f16]| half(&maps.map(picture, unit), to);
+                seen.top.offer(id, highest, h * w, map);
+                let there = |place| maps.value(picture, unit, cell(place, (h, w)));
+                if let Some(there) = places.iter().copied().map(there).max_by(f32::total_cmp) {
+                    seen.spread.offer(id, there, h * w, map);
+                }
+            }
         }
         self.n_pictures += n;
         Ok(())
@@ -122,14 +126,14 @@ impl Gather {
         self.units.par_iter_mut().zip(other.units).for_each(|(mine, theirs)| {
             mine.top.merge(&theirs.top);
             mine.spread.merge(&theirs.spread);
-            mine.values.merge(theirs.values);
+            mine.tail.merge(theirs.tail);
         });
         Ok(())
     }
 
     /// The exemplars of every unit, and those at places drawn at random where they were asked for. Errs where
     /// fewer pictures were seen than exemplars are wanted.
-    pub fn finish(self) -> anyhow::Result<(SiteExemplars, Option<SiteExemplars>)> {
+    pub fn finish(mut self) -> anyhow::Result<(SiteExemplars, Option<SiteExemplars>)> {
         let Config { top_k: k, quantile, spread } = self.config;
         if self.n_pictures < k {
             return Err(inconclusive!(
@@ -138,9 +142,10 @@ impl Gather {
             ));
         }
         let (n_units, h, w) = self.shape.context("no picture was looked at")?;
-        let quantiles = self.units.par_iter().map(|seen| seen.values.quantile(quantile));
+        let dead = |seen: &Seen| seen.tail.range().is_none_or(|(low, high)| low == high);
+        let dead = self.units.iter().map(dead).collect();
+        let quantiles = self.units.par_iter_mut().map(|seen| seen.take_quantile(quantile));
         let thresholds: Vec<f32> = quantiles.collect::<Option<_>>().context("no value was seen")?;
-        let dead = |seen: &Seen| seen.values.range().is_none_or(|(low, high)| low == high);
         let mut found = SiteExemplars {
             n_units,
             k,
@@ -151,7 +156,7 @@ impl Gather {
             activations: vec![],
             maps: vec![],
             thresholds,
-            dead: self.units.iter().map(dead).collect(),
+            dead,
             site: self.site,
         };
         let drawn = spread.map(|_| {
@@ -166,8 +171,8 @@ impl Gather {
     }
 
     /// The memory that the thresholds need so far, in bytes, all units together.
-    pub fn sketch_bytes(&self) -> usize {
-        self.units.iter().map(|seen| seen.values.bytes()).sum()
+    pub fn tail_bytes(&self) -> usize {
+        self.units.iter().map(|seen| seen.tail.bytes()).sum()
     }
 
     /// Settles the shape at the first picture, and holds every other against it.
@@ -190,9 +195,8 @@ impl Gather {
                 }
                 self.shape = Some((c, h, w));
                 let top = TopK::new(self.config.top_k);
-                let n_values = (self.n_expected * h * w) as u64;
-                let values = Values::new(n_values, self.config.quantile);
-                let seen = Seen { spread: top.clone(), top, values };
+                let tail = Tail::new((self.n_expected * h * w) as u64, self.config.quantile);
+                let seen = Seen { spread: top.clone(), top, tail };
                 self.units = vec![seen; c];
             }
         }
@@ -200,80 +204,41 @@ impl Gather {
     }
 }
 
-/// Of a unit's values what tells their quantile.
-#[derive(Debug, Clone)]
-enum Values {
-    /// Exact, where the values above the quantile are few enough.
-    Tail(Tail),
-    /// Within a thousandth, however many there are.
-    Sketch(Sketch),
+/// What a survey of one picture fills in.
+struct Surveyed<'a> {
+    units: &'a mut [Seen],
+    n_values: usize,
+    /// Of each unit, where all its values are finite.
+    highest: Vec<Option<f32>>,
 }
 
-impl Values {
-    /// The most values above the quantile that are kept, 512 KB a unit at most.
-    const MOST: usize = 1 << 16;
-
-    fn new(n: u64, quantile: f64) -> Values {
-        match tail::kept(n, quantile) <= Values::MOST {
-            true => Values::Tail(Tail::new(n, quantile)),
-            false => Values::Sketch(Sketch::default()),
-        }
+impl Survey for Surveyed<'_> {
+    fn floor(&self, unit: usize) -> f32 {
+        self.units[unit].tail.floor()
     }
 
-    /// The largest, or nothing where one is not finite.
-    fn extend(&mut self, values: &[f32]) -> Option<f32> {
-        match self {
-            Values::Tail(it) => it.extend(values),
-            Values::Sketch(it) => it.extend(values),
-        }
+    fn above(&mut self, unit: usize, values: &[f32]) {
+        self.units[unit].tail.extend(values);
     }
 
-    fn merge(&mut self, other: Values) {
-        match (self, other) {
-            (Values::Tail(it), Values::Tail(other)) => it.merge(&other),
-            (Values::Sketch(it), Values::Sketch(other)) => it.merge(other),
-            // The same number of values gave both.
-            (Values::Tail(_) | Values::Sketch(_), _) => {}
+    fn range(&mut self, unit: usize, range: Option<(f32, f32)>) {
+        if let Some(range) = range {
+            self.units[unit].tail.count(self.n_values, range);
+            self.highest[unit] = Some(range.1);
         }
     }
+}
 
-    fn range(&self) -> Option<(f32, f32)> {
-        match self {
-            Values::Tail(it) => it.range(),
-            Values::Sketch(it) => it.range(),
-        }
-    }
-
-    fn quantile(&self, q: f64) -> Option<f32> {
-        match self {
-            Values::Tail(it) => it.quantile(q),
-            Values::Sketch(it) => it.quantile(q),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Values::Tail(it) => it.bytes(),
-            Values::Sketch(it) => it.bytes(),
-        }
-    }
+/// Maps are kept in half precision; values beyond its range become its largest.
+fn half(map: &[f32], to: &mut [f16]) {
+    let (least, most) = (f16::MIN.to_f32(), f16::MAX.to_f32());
+    let cut: Vec<f32> = map.iter().map(|it| it.clamp(least, most)).collect();
+    to.convert_from_f32_slice(&cut);
 }
 
 impl Seen {
-    /// Nothing where a value is not finite.
-    fn see(
-        &mut self,
-        picture: usize,
-        map: &[f32],
-        shape: (usize, usize),
-        places: &[(f32, f32)],
-    ) -> Option<()> {
-        let most = self.values.extend(map)?;
-        self.top.offer(picture, most, map);
-        if let Some(there) = greatest(map, shape, places) {
-            self.spread.offer(picture, there, map);
-        }
-        Some(())
+    fn take_quantile(&mut self, q: f64) -> Option<f32> {
+        std::mem::replace(&mut self.tail, Tail::new(0, q)).quantile(q)
     }
 
     /// The `k` pictures in which the unit fires at a place drawn. Where there are fewer they repeat, and where
@@ -287,6 +252,8 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{DType, Device};
+
     use super::*;
     use crate::error::{Kind, kind};
 
@@ -375,6 +342,13 @@ mod tests {
     }
 
     #[test]
+    fn values_beyond_half_precision_become_its_largest() {
+        let mut found = [f16::ZERO; 3];
+        half(&[1e9, -1e9, 0.5], &mut found);
+        assert_eq!(found.map(f16::to_f32), [65504., -65504., 0.5]);
+    }
+
+    #[test]
     fn features_are_maps_of_one_position() {
         let mut gather = Gather::new("fc", CONFIG, 1000);
         let ys = Tensor::new(&[[1f32, 0.0], [3.0, 0.0], [2.0, 0.0]], &Device::Cpu).unwrap();
@@ -430,17 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn the_sketches_do_not_grow_with_the_pictures() {
-        let mut gather = Gather::new("layer1", CONFIG, 1000);
-        let mut held = vec![];
-        for batch in 0..40 {
-            let ids: Vec<usize> = (batch * 8..batch * 8 + 8).collect();
-            gather.add(&outputs(batch * 8, 8, 64, 14), &ids).unwrap();
-            held.push(gather.sketch_bytes());
+    fn the_tails_do_not_grow_with_the_pictures() {
+        for (n_expected, most) in [(1000, 4 * (4 * 1962 + 128)), (100_000, 1 << 19)] {
+            let mut gather = Gather::new("layer1", CONFIG, n_expected);
+            for batch in 0..40 {
+                let ids: Vec<usize> = (batch * 8..batch * 8 + 8).collect();
+                gather.add(&outputs(batch * 8, 8, 64, 14), &ids).unwrap();
+                assert!(gather.tail_bytes() <= 64 * most, "{n_expected} {}", gather.tail_bytes());
+            }
         }
-        let most = 64 * 4 * 26_096;
-        assert!(held.iter().all(|&bytes| bytes <= most), "{held:?}");
-        let seen = 40 * 8 * 64 * 14 * 14 * size_of::<f32>();
-        assert!(held[39] < seen / 3, "{} of {seen} bytes", held[39]);
     }
 }

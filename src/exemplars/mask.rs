@@ -17,12 +17,19 @@ pub fn mask(map: &[f16], (h, w): (usize, usize), threshold: f32, side: usize) ->
         }
     }
     let (rows, columns) = (taps(h, side), taps(w, side));
+    let shares: Vec<f32> = columns.iter().map(|tap| tap.share).collect();
     let mut mask = Vec::with_capacity(side * side);
     for Tap { at, share } in rows {
         let (above, below) = framed[at * stride..][..2 * stride].split_at(stride);
         let row: Vec<f32> = above.iter().zip(below).map(|(&a, &b)| blend(a, b, share)).collect();
-        let value = |&Tap { at, share }: &Tap| blend(row[at], row[at + 1], share);
-        mask.extend(columns.iter().map(|tap| value(tap) > threshold));
+        // Pixels between the same two neighbours follow each other.
+        let mut shares = shares.as_slice();
+        for run in columns.chunk_by(|a, b| a.at == b.at) {
+            let (own, rest) = shares.split_at(run.len());
+            let (left, right) = (row[run[0].at], row[run[0].at + 1]);
+            mask.extend(own.iter().map(|&share| blend(left, right, share) > threshold));
+            shares = rest;
+        }
     }
     mask
 }

@@ -6,7 +6,6 @@
 
 pub mod export;
 pub mod mask;
-pub mod quantile;
 pub mod spread;
 pub mod store;
 pub mod tail;

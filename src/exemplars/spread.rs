@@ -16,14 +16,11 @@ pub(super) fn places(picture: usize, expected: f64, seed: u64) -> Vec<(f32, f32)
     (0..n).map(|_| (rng.random(), rng.random())).collect()
 }
 
-/// The greatest value of a map `(h, w)` at some places.
-pub(super) fn greatest(map: &[f32], (h, w): (usize, usize), places: &[(f32, f32)]) -> Option<f32> {
-    let at = |&(down, across): &(f32, f32)| {
-        // A share just below 1 may round up to it.
-        let (y, x) = ((down * h as f32) as usize, (across * w as f32) as usize);
-        map[y.min(h - 1) * w + x.min(w - 1)]
-    };
-    places.iter().map(at).max_by(f32::total_cmp)
+/// The cell of a map `(h, w)` that a place lies in.
+pub(super) fn cell((down, across): (f32, f32), (h, w): (usize, usize)) -> (usize, usize) {
+    // A share just below 1 may round up to it.
+    let (y, x) = ((down * h as f32) as usize, (across * w as f32) as usize);
+    (y.min(h - 1), x.min(w - 1))
 }
 
 #[cfg(test)]
@@ -45,10 +42,9 @@ mod tests {
 
     #[test]
     fn a_place_is_a_cell_of_any_map() {
-        let map = [0., 1., 2., 3., 4., 5.];
-        assert_eq!(greatest(&map, (2, 3), &[(0.1, 0.9), (0.6, 0.4)]), Some(4.));
-        assert_eq!(greatest(&map, (2, 3), &[(1. - f32::EPSILON / 2., 1.)]), Some(5.));
-        assert_eq!(greatest(&map[3..4], (1, 1), &[(0.7, 0.7)]), Some(3.));
-        assert_eq!(greatest(&map, (2, 3), &[]), None);
+        assert_eq!(cell((0.1, 0.9), (2, 3)), (0, 2));
+        assert_eq!(cell((0.6, 0.4), (2, 3)), (1, 1));
+        assert_eq!(cell((1. - f32::EPSILON / 2., 1.), (2, 3)), (1, 2));
+        assert_eq!(cell((0.7, 0.7), (1, 1)), (0, 0));
     }
 }

@@ -1,55 +1,119 @@
-//! An exact quantile near the top of a stream whose length is known: only its largest values are kept.
+//! The quantile of a stream near its top: only the largest values are kept.
 //!
 //! Of `n` values the `q`-quantile lies among the largest `(1 - q) n`. The least of so many seen so far never
-//! falls, so what is not above it is gone for good, and soon that is nearly everything.
+//! falls, so what is not above it is gone for good, and soon that is nearly everything. Up to [`EXACT`] values
+//! are kept as they are; of longer streams those that agree in sign, exponent and the first ten digits behind
+//! the point are kept as their number and their range, which puts the quantile's rank off by a part of those
+//! that share its bucket. Either way the order in which values come makes no difference.
 
-use crate::model::engine::finite_range;
+use std::cmp::Reverse;
+
+/// The most values above the quantile that are kept one by one: half a mebibyte at most.
+pub const EXACT: usize = 1 << 16;
 
 /// The largest values of a stream of finite values.
 #[derive(Debug, Clone)]
 pub struct Tail {
-    /// How many values are wanted.
+    /// How many of the largest are wanted.
     keep: usize,
-    /// At least the largest `keep` so far, at most twice as many.
-    values: Vec<f32>,
+    kept: Kept,
     /// Not above it is anything that is still wanted.
     floor: f32,
     count: u64,
     range: Option<(f32, f32)>,
 }
 
+#[derive(Debug, Clone)]
+enum Kept {
+    /// At least the largest `keep` so far, at most twice as many.
+    Values(Vec<f32>),
+    Buckets {
+        /// The highest first.
+        settled: Vec<Bucket>,
+        fresh: Vec<f32>,
+    },
+}
+
+/// Values that are nearly the same.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    n: u64,
+    low: f32,
+    high: f32,
+}
+
+/// Values that wait to be put into buckets together.
+const FRESH: usize = 1 << 12;
+
 impl Tail {
     /// For the `q`-quantile of at most `n` values.
     pub fn new(n: u64, q: f64) -> Tail {
-        Tail { keep: kept(n, q), values: vec![], floor: f32::NEG_INFINITY, count: 0, range: None }
+        // Two more: the neighbour from below, and what rounding may move.
+        let keep = ((1. - q) * n as f64).ceil() as usize + 2;
+        let kept = match keep <= EXACT {
+            true => Kept::Values(vec![]),
+            false => Kept::Buckets { settled: vec![], fresh: vec![] },
+        };
+        Tail { keep, kept, floor: f32::NEG_INFINITY, count: 0, range: None }
     }
 
-    /// Takes all values in and gives the largest; takes none and gives nothing where one of them
-    /// is NaN or infinite, or there is none.
-    pub fn extend(&mut self, values: &[f32]) -> Option<f32> {
-        let (low, high) = finite_range(values)?;
-        self.widen((low, high));
-        self.count += values.len() as u64;
-        if self.floor < high {
-            self.enter(values);
+    /// Values that are not above it need not be [shown](Tail::extend).
+    pub fn floor(&self) -> f32 {
+        self.floor
+    }
+
+    /// Takes in those of some values that are above the floor.
+    pub fn extend(&mut self, values: &[f32]) {
+        /// So many may be held beyond what is meant.
+        const PART: usize = 64;
+        for values in values.chunks(PART) {
+            let floor = self.floor;
+            let above = values.iter().copied().filter(|it| floor < *it);
+            match &mut self.kept {
+                Kept::Values(values) => {
+                    values.extend(above);
+                    if 2 * self.keep <= values.len() {
+                        values.select_nth_unstable_by(self.keep - 1, |a, b| b.total_cmp(a));
+                        values.truncate(self.keep);
+                        // One as large as the least is no better than it, and there are enough.
+                        self.floor = values[self.keep - 1];
+                    }
+                }
+                Kept::Buckets { fresh, .. } => {
+                    fresh.extend(above);
+                    if FRESH <= fresh.len() {
+                        self.settle();
+                    }
+                }
+            }
         }
-        Some(high)
     }
 
-    /// Takes in all that `other` saw.
-    pub fn merge(&mut self, other: &Tail) {
+    /// Counts `n` values of that range, whether they were shown or not.
+    pub fn count(&mut self, n: usize, (low, high): (f32, f32)) {
+        self.count += n as u64;
+        let (least, most) = self.range.unwrap_or((low, high));
+        self.range = Some((least.min(low), most.max(high)));
+    }
+
+    /// Takes in all that `other`, made for the same stream, saw.
+    pub fn merge(&mut self, mut other: Tail) {
         if let Some(range) = other.range {
-            self.widen(range);
+            self.count(0, range);
+            self.count += other.count;
         }
-        self.count += other.count;
-        // Those on the other's floor are among its largest still.
-        self.enter(&other.values);
+        other.settle();
+        self.settle();
+        match (&mut self.kept, other.kept) {
+            // Those on the other's floor are among its largest still.
+            (_, Kept::Values(values)) => self.extend(&values),
+            (Kept::Buckets { settled, .. }, Kept::Buckets { settled: others, .. }) => {
+                settled.extend(others);
+            }
+            (Kept::Values(_), _) => {}
+        }
         self.floor = self.floor.max(other.floor);
-    }
-
-    /// How many values were seen.
-    pub fn count(&self) -> u64 {
-        self.count
+        self.settle();
     }
 
     /// The smallest and the largest value.
@@ -57,125 +121,216 @@ impl Tail {
         self.range
     }
 
-    /// The `q`-quantile by Hazen's rule, as [`Sketch::quantile`](super::quantile::Sketch::quantile). Nothing where
-    /// it lies below what was kept.
-    pub fn quantile(&self, q: f64) -> Option<f32> {
+    /// The `q`-quantile. Nothing where it lies below what was kept.
+    ///
+    /// The i-th smallest value lies at the middle of its weight, `(i − 0.5) / n` (Hazen's rule), the minimum at 0
+    /// and the maximum at 1, with straight lines between, as netdissect's `RunningQuantile`.
+    pub fn quantile(mut self, q: f64) -> Option<f32> {
+        self.settle();
         let (low, high) = self.range?;
-        let mut values = self.values.clone();
-        values.sort_unstable_by(|a, b| b.total_cmp(a));
-        let n = self.count as f64;
+        let (low, high, n) = (f64::from(low), f64::from(high), self.count as f64);
         // The place of the quantile among all values in order, and from above.
         let place = (q * n - 0.5).clamp(0., n - 1.);
         let from_above = (n - 1. - place.floor()) as usize;
-        // Beyond the middles of the outermost values lie the range's ends.
-        let left = f64::from(*values.get(from_above)?);
-        let right = f64::from(from_above.checked_sub(1).map_or(high, |it| values[it]));
+        let left = self.largest(from_above)?;
         let share = q * n - 0.5 - place.floor();
         if share < 0. {
-            return Some((f64::from(low) + (left - f64::from(low)) * (q * n / 0.5)) as f32);
+            return Some((low + (left - low) * (q * n / 0.5)) as f32);
         }
+        // Beyond the middle of the largest value lies the range's end.
+        let right = from_above.checked_sub(1).map_or(Some(high), |it| self.largest(it))?;
         Some((left + (right - left) * share) as f32)
     }
 
     /// The memory held by the values, in bytes.
     pub fn bytes(&self) -> usize {
-        self.values.capacity() * size_of::<f32>()
-    }
-
-    fn widen(&mut self, (low, high): (f32, f32)) {
-        let (least, most) = self.range.unwrap_or((low, high));
-        self.range = Some((least.min(low), most.max(high)));
-    }
-
-    fn enter(&mut self, values: &[f32]) {
-        /// Values of which most often none is wanted.
-        const PART: usize = 16;
-        for part in values.chunks(PART) {
-            let most = part.iter().fold(f32::NEG_INFINITY, |a, &b| if a < b { b } else { a });
-            if self.floor < most {
-                let floor = self.floor;
-                self.values.extend(part.iter().copied().filter(|it| floor < *it));
-                if 2 * self.keep <= self.values.len() {
-                    self.drop_small();
-                }
+        match &self.kept {
+            Kept::Values(values) => values.capacity() * size_of::<f32>(),
+            Kept::Buckets { settled, fresh } => {
+                settled.capacity() * size_of::<Bucket>() + fresh.capacity() * size_of::<f32>()
             }
         }
     }
 
-    fn drop_small(&mut self) {
-        let keep = self.keep;
-        self.values.select_nth_unstable_by(keep - 1, |a, b| b.total_cmp(a));
-        self.values.truncate(keep);
-        // One as large as the least is no better than it, and there are enough.
-        self.floor = self.values[keep - 1];
+    /// The value that has so many above it; in a bucket of several, evenly between its least and its greatest.
+    fn largest(&mut self, at: usize) -> Option<f64> {
+        match &mut self.kept {
+            Kept::Values(values) if values.len() <= at => None,
+            Kept::Values(values) => {
+                let (_, value, _) = values.select_nth_unstable_by(at, |a, b| b.total_cmp(a));
+                Some(f64::from(*value))
+            }
+            Kept::Buckets { settled, .. } => {
+                let mut above = 0;
+                let bucket = settled.iter().find(|it| {
+                    above += it.n;
+                    (at as u64) < above
+                })?;
+                let from_below = above - 1 - at as u64;
+                let share = from_below as f64 / (bucket.n - 1).max(1) as f64;
+                let (low, high) = (f64::from(bucket.low), f64::from(bucket.high));
+                Some(low + (high - low) * share)
+            }
+        }
+    }
+
+    /// Puts what is fresh into buckets, and drops those below what is wanted.
+    fn settle(&mut self) {
+        let Kept::Buckets { settled, fresh } = &mut self.kept else { return };
+        settled.reserve_exact(fresh.len());
+        settled.extend(fresh.drain(..).map(|it| Bucket { n: 1, low: it, high: it }));
+        settled.sort_unstable_by_key(|it| Reverse(key(it.low)));
+        settled.dedup_by(|next, kept| {
+            let same = key(next.low) == key(kept.low);
+            if same {
+                kept.n += next.n;
+                kept.low = kept.low.min(next.low);
+                kept.high = kept.high.max(next.high);
+            }
+            same
+        });
+        let mut above = 0;
+        let last = settled.iter().position(|it| {
+            above += it.n;
+            self.keep as u64 <= above
+        });
+        if let Some(last) = last {
+            settled.truncate(last + 1);
+            self.floor = self.floor.max(least(key(settled[last].low)).next_down());
+        }
     }
 }
 
-/// How many of the largest of `n` values are kept for the `q`-quantile, one more than its neighbours.
-pub fn kept(n: u64, q: f64) -> usize {
-    (n as f64 * (1. - q)).ceil() as usize + 2
+/// Digits of a value behind the point, in bits, that its bucket does not tell.
+const LOST: u32 = f32::MANTISSA_DIGITS - 1 - 10;
+
+/// The bucket of a value: of greater values it is greater.
+fn key(value: f32) -> u32 {
+    // Both zeros are one.
+    let bits = (value + 0.).to_bits();
+    (if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }) >> LOST
+}
+
+/// The least value of a bucket.
+fn least(key: u32) -> f32 {
+    let bits = key << LOST;
+    f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::quantile::Sketch;
     use super::*;
 
-    /// Values with many ties.
+    /// As `(values, tail)` sees them, a part at a time.
+    fn tail(values: &[f32], n: usize, q: f64) -> Tail {
+        let mut tail = Tail::new(n as u64, q);
+        for part in values.chunks(101) {
+            tail.extend(part);
+            part.iter().for_each(|&it| tail.count(1, (it, it)));
+        }
+        tail
+    }
+
+    /// Hazen's rule on all values.
+    fn exact(values: &[f32], q: f64) -> f32 {
+        let mut sorted: Vec<f64> = values.iter().copied().map(f64::from).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let n = sorted.len();
+        let place = q * n as f64 - 0.5;
+        if place < 0. {
+            return (sorted[0]) as f32;
+        }
+        let at = (place as usize).min(n - 1);
+        let next = sorted[(at + 1).min(n - 1)];
+        (sorted[at] + (next - sorted[at]) * (place - at as f64)) as f32
+    }
+
     fn values(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 + i * i) % 1009) as f32 / 16. - 20.).collect()
     }
 
-    #[test]
-    fn it_is_the_quantile_of_all_values_in_any_order() {
-        for n in [1, 2, 5, 99, 100, 101, 8000] {
-            for order in 0..3 {
-                let mut all = values(n);
-                match order {
-                    0 => {}
-                    1 => all.sort_unstable_by(f32::total_cmp),
-                    _ => all.sort_unstable_by(|a, b| b.total_cmp(a)),
-                }
-                for q in [0.5, 0.9, 0.99, 0.995] {
-                    let mut whole = Sketch::default();
-                    whole.extend(&all);
-                    let mut tail = Tail::new(n as u64, q);
-                    for part in all.chunks(49) {
-                        let most = part.iter().copied().reduce(f32::max);
-                        assert_eq!(tail.extend(part), most);
-                    }
-                    assert_eq!(tail.quantile(q), whole.quantile(q), "{n} {q}");
-                    assert_eq!((tail.count(), tail.range()), (n as u64, whole.range()));
-                    assert!(tail.values.len() <= 2 * tail.keep + 16);
+    fn orders(values: &[f32]) -> [Vec<f32>; 3] {
+        let (mut rising, mut falling) = (values.to_vec(), values.to_vec());
+        rising.sort_unstable_by(f32::total_cmp);
+        falling.sort_unstable_by(|a, b| b.total_cmp(a));
+        [values.to_vec(), rising, falling]
+    }
 
-                    let (mut one, mut two) = (Tail::new(n as u64, q), Tail::new(n as u64, q));
-                    let (a, b) = all.split_at(n / 3);
-                    one.extend(a);
-                    two.extend(b);
-                    one.merge(&two);
-                    assert_eq!(one.quantile(q), tail.quantile(q), "{n} {q} merged");
+    #[test]
+    fn it_is_the_quantile_of_all_values_in_any_order_and_in_parts() {
+        for n in [1, 2, 5, 99, 100, 101, 8000] {
+            for all in orders(&values(n)) {
+                for q in [0.5, 0.9, 0.99, 0.995] {
+                    let whole = tail(&all, n, q);
+                    let (low, high) = whole.range().unwrap();
+                    assert!(all.iter().all(|it| (low..=high).contains(it)));
+                    assert!(whole.bytes() <= (4 * whole.keep + 128) * 4);
+                    assert_eq!(whole.quantile(q), Some(exact(&all, q)), "{n} {q}");
+                    let mut one = tail(&all[..n / 3], n, q);
+                    one.merge(tail(&all[n / 3..], n, q));
+                    assert_eq!(one.quantile(q), Some(exact(&all, q)), "{n} {q} merged");
                 }
             }
         }
     }
 
+    /// A stream as long as those of which buckets are kept, of which only the start comes.
     #[test]
-    fn what_is_not_finite_is_refused_and_leaves_no_trace() {
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for at in [0, 7, 30] {
-                let mut some = vec![1.; 31];
-                some[at] = bad;
-                let mut tail = Tail::new(100, 0.99);
-                assert_eq!((tail.extend(&some), tail.count(), tail.quantile(0.5)), (None, 0, None));
-            }
+    fn of_long_streams_the_rank_is_right_whatever_the_order() {
+        let (n, q) = (200_000, 0.5);
+        let uniform = |i: usize| ((i * 7919 + i * i) % 1_000_003) as f32 / 1_000_003.;
+        let even: Vec<f32> = (0..n).map(uniform).collect();
+        let of = |f: fn(f32) -> f32| even.iter().copied().map(f).collect::<Vec<f32>>();
+        for (kind, all) in [
+            ("even", even.clone()),
+            ("wide", of(|it| (it * 12. - 6.).exp())),
+            ("below zero", of(|it| it - 3.)),
+            ("on a plateau", of(|it| if it < 0.45 { it } else { 6.013 })),
+            ("mostly zero", of(|it| (it - 0.7).max(-0.))),
+        ] {
+            let found = orders(&all).map(|it| tail(&it, n, q).quantile(q).unwrap());
+            assert_eq!([found[0]; 3], found, "{kind}");
+            let mut parts = tail(&all[n / 3..], n, q);
+            parts.merge(tail(&all[..n / 3], n, q));
+            assert_eq!(parts.quantile(q), Some(found[0]), "{kind} merged");
+            let (below, same) = (
+                all.iter().filter(|it| **it < found[0]).count() as f64 / n as f64,
+                all.iter().filter(|it| **it == found[0]).count() as f64 / n as f64,
+            );
+            assert!(below <= q + 5e-4 && q - 5e-4 <= below + same, "{kind}: {below} {same}");
         }
-        assert_eq!(Tail::new(100, 0.99).extend(&[]), None);
     }
 
     #[test]
     fn a_quantile_below_what_was_kept_is_unknown() {
-        let mut tail = Tail::new(1000, 0.99);
-        tail.extend(&values(1000));
-        assert!(tail.quantile(0.99).is_some() && tail.quantile(0.5).is_none());
+        for n in [1000, 10_000_000] {
+            let mut some = tail(&values(1000), n, 0.99);
+            if n == 10_000_000 {
+                some.extend(&values(300_000));
+                some.count(n - 1000, (0., 0.));
+            }
+            assert!(some.clone().quantile(0.99).is_some() && some.quantile(0.5).is_none());
+        }
+        assert_eq!(Tail::new(100, 0.99).quantile(0.99), None);
+    }
+
+    #[test]
+    fn buckets_order_as_values_do() {
+        let values = [f32::MIN, -3.5, -1e-30, 0., 1e-40, 2., 2.01, 1e9, f32::MAX];
+        assert!(values.is_sorted_by(|a, b| key(*a) <= key(*b)));
+        assert_eq!(key(-0.), key(0.));
+        for value in values {
+            let floor = least(key(value)).next_down();
+            assert!(floor < value && key(floor) < key(value), "{value} {floor}");
+        }
+    }
+
+    #[test]
+    fn buckets_stay_few() {
+        let mut tail = Tail::new(1 << 30, 0.99);
+        for i in 0..3_000_000u64 {
+            tail.extend(&[((i * 7919) % 1_000_003) as f32]);
+        }
+        assert!(tail.bytes() <= 1 << 19, "{}", tail.bytes());
     }
 }

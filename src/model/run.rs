@@ -5,18 +5,26 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 
-use super::engine::{Engine, Isa};
+use super::engine::{Blocks, Engine, Isa};
 use super::graph::{Extent, Graph, Node, NodeId};
 use super::op::Op;
 use super::ops::{self, Params};
 use crate::inconclusive;
 
-/// Called with nodes' outputs; what it returns is what the next nodes see.
+/// Looks at nodes' outputs, or changes them.
 pub trait Tap {
     /// The nodes that it must be called with. With others it may be, and then changes nothing.
     fn wants(&self) -> Vec<NodeId>;
 
-    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor>;
+    /// The node's output on some of the pictures, from `first` on; in a run they come in order. What is returned
+    /// is what the next nodes see.
+    fn at(&mut self, id: NodeId, first: usize, ys: Tensor) -> anyhow::Result<Tensor>;
+
+    /// Maps where the engine holds them: who takes them so and says `true` is spared the copy that
+    /// [`at`](Tap::at) is given.
+    fn look(&mut self, _: NodeId, _first: usize, _: &mut Blocks<'_>) -> anyhow::Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Looks at nothing and changes nothing.
@@ -27,7 +35,7 @@ impl Tap for Untapped {
         vec![]
     }
 
-    fn at(&mut self, _: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+    fn at(&mut self, _: NodeId, _: usize, ys: Tensor) -> anyhow::Result<Tensor> {
         Ok(ys)
     }
 }
@@ -35,17 +43,18 @@ impl Tap for Untapped {
 /// Keeps the outputs of some nodes.
 #[derive(Default)]
 pub struct Record {
-    kept: BTreeMap<NodeId, Option<Tensor>>,
+    kept: BTreeMap<NodeId, Vec<Tensor>>,
 }
 
 impl Record {
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Record {
-        Record { kept: nodes.into_iter().map(|id| (id, None)).collect() }
+        Record { kept: nodes.into_iter().map(|id| (id, vec![])).collect() }
     }
 
-    /// The output of a node that was asked for, after a run.
-    pub fn get(&self, id: NodeId) -> Option<&Tensor> {
-        self.kept.get(&id).and_then(Option::as_ref)
+    /// The output of a node that was asked for, after a run. Errs for any other.
+    pub fn get(&self, id: NodeId) -> anyhow::Result<Tensor> {
+        let parts = self.kept.get(&id).filter(|it| !it.is_empty());
+        Ok(Tensor::cat(parts.context("a layer was not reached")?, 0)?)
     }
 }
 
@@ -54,9 +63,9 @@ impl Tap for Record {
         self.kept.keys().copied().collect()
     }
 
-    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
-        if let Some(slot) = self.kept.get_mut(&id) {
-            *slot = Some(ys.clone());
+    fn at(&mut self, id: NodeId, _: usize, ys: Tensor) -> anyhow::Result<Tensor> {
+        if let Some(parts) = self.kept.get_mut(&id) {
+            parts.push(ys.clone());
         }
         Ok(ys)
     }
@@ -95,11 +104,17 @@ impl Tap for Ablate {
         self.keep.keys().copied().collect()
     }
 
-    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+    fn at(&mut self, id: NodeId, _: usize, ys: Tensor) -> anyhow::Result<Tensor> {
         let Some(keep) = self.keep.get(&id) else { return Ok(ys) };
         let keep = Tensor::new(keep.as_slice(), ys.device())?;
         let keep = if ys.rank() == 4 { keep.reshape((1, (), 1, 1))? } else { keep };
         Ok(ys.broadcast_mul(&keep)?)
+    }
+
+    fn look(&mut self, id: NodeId, _: usize, maps: &mut Blocks<'_>) -> anyhow::Result<bool> {
+        let keep = self.keep.get(&id).into_iter().flatten().enumerate();
+        keep.filter(|it| *it.1 == 0.).for_each(|(channel, _)| maps.silence(channel));
+        Ok(true)
     }
 }
 
@@ -170,10 +185,19 @@ impl Network {
         let engine = match by {
             _ if !self.device.is_cpu() => None,
             Compute::Candle => None,
-            Compute::Direct(isa) => Some(Engine::new(isa, false)),
-            Compute::Winograd(isa) => Some(Engine::new(isa, true)),
+            Compute::Direct(isa) => Some(Engine::new(&self.graph, isa, false)),
+            Compute::Winograd(isa) => Some(Engine::new(&self.graph, isa, true)),
         };
         Network { engine, ..self }
+    }
+
+    /// Gets the weights ready for runs with such a tap, on all cores. Without it the first run does so alone, and
+    /// others wait for it.
+    pub fn prepare(&self, tap: &impl Tap) -> anyhow::Result<()> {
+        match &self.engine {
+            Some(engine) => engine.prepare(&self.graph, &self.params, &tap.wants()),
+            None => Ok(()),
+        }
     }
 
     pub fn graph(&self) -> &Graph {
@@ -201,7 +225,7 @@ impl Network {
     pub fn resume(&self, halfway: &Halfway, tap: &mut impl Tap) -> anyhow::Result<Tensor> {
         let mut values = halfway.values.clone();
         let stopped = values[halfway.at].take().context("a run was stopped before it began")?;
-        values[halfway.at] = Some(tap.at(halfway.at, stopped)?);
+        values[halfway.at] = Some(tap.at(halfway.at, 0, stopped)?);
         self.advance(&mut values, halfway.at + 1..self.graph.nodes().len(), tap)?;
         values.pop().flatten().context("a network without nodes has no output")
     }
@@ -234,7 +258,7 @@ impl Network {
             }
             let ys = ops::eval(&node.op, &self.params[id], &inputs)
                 .with_context(|| format!("cannot run `{}` on {:?}", node.name, inputs[0].dims()))?;
-            values[id] = Some(tap.at(id, ys)?);
+            values[id] = Some(tap.at(id, 0, ys)?);
             for &input in &node.inputs {
                 if self.last_readers[input] == Some(id) {
                     values[input] = None;

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::Context;
 use candle_core::Device;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -195,8 +194,8 @@ fn ious(
         network.run(&batch.xs, &mut record)?;
         let mut first = 0;
         for (site, &node) in sites.iter().zip(&nodes) {
-            let maps = record.get(node).context("a site was not reached")?;
-            let maps = as_maps(graph.node(node), maps)?.to_dtype(candle_core::DType::F16)?;
+            let maps =
+                as_maps(graph.node(node), &record.get(node)?)?.to_dtype(candle_core::DType::F16)?;
             let (n, c, h, w) = maps.dims4()?;
             let maps = maps.flatten_all()?.to_vec1::<half::f16>()?;
             let own = &mut counts[first..first + c];

@@ -70,10 +70,9 @@ impl Encoder {
             let xs = xs.narrow(0, start, each.min(n - start))?;
             let mut record = Record::new(self.sites.iter().copied());
             self.network.run(&xs, &mut record)?;
-            let map = |site| record.get(site).cloned().context("a layer was not reached");
             let colours =
                 if self.colours { Some(Tensor::cat(&[&xs, &xs.sqr()?], 1)?) } else { None };
-            let maps = self.sites.iter().map(|&site| map(site));
+            let maps = self.sites.iter().map(|&site| record.get(site));
             colours.map(Ok).into_iter().chain(maps).collect::<anyhow::Result<Vec<_>>>()
         });
         let parts = parts.collect::<anyhow::Result<Vec<_>>>()?;

@@ -214,13 +214,14 @@ pub fn look(
 
 /// Some pictures as the encoder reads them, `(n, 3, side, side)`.
 pub fn normalised(input: &Input, pictures: &impl Crops, ids: &[usize]) -> anyhow::Result<Tensor> {
-    let values = ids
-        .par_iter()
-        .map(|&id| {
-            let crop = square(&pictures.crop(id)?, input.side)?;
-            Ok(normalise(&crop, &input.mean, &input.std))
-        })
-        .collect::<anyhow::Result<Vec<Vec<f32>>>>()?;
     let side = input.side as usize;
-    Ok(Tensor::from_vec(values.concat(), (ids.len(), 3, side, side), &Device::Cpu)?)
+    let mut values = vec![0f32; ids.len() * 3 * side * side];
+    ids.par_iter().zip(values.par_chunks_exact_mut(3 * side * side)).try_for_each(
+        |(&id, values)| {
+            let crop = square(&pictures.crop(id)?, input.side)?;
+            normalise(&crop, &input.mean, &input.std, values);
+            anyhow::Ok(())
+        },
+    )?;
+    Ok(Tensor::from_vec(values, (ids.len(), 3, side, side), &Device::Cpu)?)
 }

@@ -2,7 +2,7 @@
 
 use super::direct::padded;
 use super::finish::Target;
-use super::layout::{Aligned, Maps};
+use super::layout::{Aligned, Part};
 use super::vector::{Isa, Vector, Work};
 
 /// A depthwise convolution, its weights packed for the machine.
@@ -36,7 +36,7 @@ impl Depthwise {
     }
 
     /// `pads` are the zeros above and left of the window at the first position.
-    pub(super) fn run(&self, isa: Isa, input: &Maps, pads: (usize, usize), target: Target<'_>) {
+    pub(super) fn run(&self, isa: Isa, input: Part<'_>, pads: (usize, usize), target: Target<'_>) {
         let job = Job { conv: self, input, pads, target };
         match self.stride {
             1 => isa.run(Strided::<1>(job)),
@@ -52,7 +52,7 @@ pub(super) fn has_loop(stride: usize) -> bool {
 
 struct Job<'a> {
     conv: &'a Depthwise,
-    input: &'a Maps,
+    input: Part<'a>,
     pads: (usize, usize),
     target: Target<'a>,
 }

@@ -1,7 +1,7 @@
 //! Convolution as it is defined: every output position sums its window over all input channels.
 
 use super::finish::Target;
-use super::layout::{Aligned, Maps};
+use super::layout::{Aligned, Part, Shape};
 use super::tile::{Walk, tile, tiles, with_positions};
 use super::vector::{Isa, Vector, Work};
 
@@ -51,7 +51,7 @@ impl Direct {
     }
 
     /// `pads` are the zeros above and left of the window at the first position.
-    pub(super) fn run(&self, isa: Isa, input: &Maps, pads: (usize, usize), target: Target<'_>) {
+    pub(super) fn run(&self, isa: Isa, input: Part<'_>, pads: (usize, usize), target: Target<'_>) {
         let job = Job { conv: self, input, pads, target };
         match (self.stride, self.planar) {
             (1, false) => isa.run(Strided::<1, false>(job)),
@@ -72,7 +72,7 @@ pub(super) fn padded(values: &[f32], lanes: usize) -> Aligned {
 
 struct Job<'a> {
     conv: &'a Direct,
-    input: &'a Maps,
+    input: Part<'a>,
     pads: (usize, usize),
     target: Target<'a>,
 }
@@ -95,10 +95,10 @@ impl<const STRIDE: usize, const PLANAR: bool> Work for Strided<'_, STRIDE, PLANA
         let flat = conv.kernel == 1
             && STRIDE == 1
             && !PLANAR
-            && [Some(&*target.out), target.residual, Some(input)]
+            && [Some(&to), target.residual.as_ref().map(|it| &it.shape), Some(&from)]
                 .into_iter()
                 .flatten()
-                .all(|it| it.shape.is_flat());
+                .all(Shape::is_flat);
         let (rows, columns) = if flat { (1, to.h * to.w) } else { (to.h, to.w) };
         let inner = if PLANAR { 1 } else { lanes };
         let a_block = walk.blocks * walk.kernel * walk.kernel * inner * lanes;

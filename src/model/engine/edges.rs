@@ -3,10 +3,10 @@
 use anyhow::bail;
 use candle_core::{DType, Device, Storage, Tensor};
 
-use super::layout::{Maps, Shape};
+use super::layout::{Part, PartMut, Shape};
 
 /// The mean over all positions, `(n, c)`.
-pub(super) fn means(maps: &Maps) -> candle_core::Result<Tensor> {
+pub(super) fn means(maps: Part<'_>) -> candle_core::Result<Tensor> {
     let shape = maps.shape;
     let mut means = vec![0f32; maps.n * shape.c];
     for (picture, means) in means.chunks_mut(shape.c).enumerate() {
@@ -24,13 +24,13 @@ pub(super) fn means(maps: &Maps) -> candle_core::Result<Tensor> {
 }
 
 /// As `(n, c, h, w)`.
-pub(super) fn tensor(maps: &Maps) -> candle_core::Result<Tensor> {
+pub(super) fn tensor(maps: Part<'_>) -> candle_core::Result<Tensor> {
     let Shape { c, h, w, .. } = maps.shape;
     Tensor::from_vec(maps.write(), (maps.n, c, h, w), &Device::Cpu)
 }
 
 /// Takes `(n, c, h, w)` in.
-pub(super) fn read(maps: &mut Maps, xs: &Tensor) -> anyhow::Result<()> {
+pub(super) fn read(maps: &mut PartMut<'_>, xs: &Tensor) -> anyhow::Result<()> {
     let xs = xs.to_dtype(DType::F32)?.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("the input is not in main memory") };

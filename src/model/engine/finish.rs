@@ -1,6 +1,6 @@
 //! What happens to a sum before it is written: a bias is added, a residual is added, then it is cut.
 
-use super::layout::Maps;
+use super::layout::{Part, PartMut, Shape};
 use super::vector::Vector;
 
 /// The least and the greatest value that is written: ReLU is `0..`, ReLU6 is `0..=6`.
@@ -16,8 +16,8 @@ impl Cut {
 
 /// Where sums go.
 pub(super) struct Target<'a> {
-    pub(super) out: &'a mut Maps,
-    pub(super) residual: Option<&'a Maps>,
+    pub(super) out: PartMut<'a>,
+    pub(super) residual: Option<Part<'a>>,
     pub(super) cut: Cut,
 }
 
@@ -35,9 +35,9 @@ impl Target<'_> {
         let (low, high) = (m.splat(self.cut.low), m.splat(self.cut.high));
         for b in 0..B {
             let bias = m.load(&bias[(block + b) * M::LANES..]);
-            let at = |maps: &Maps| picture * maps.shape.picture() + maps.shape.at(block + b, y, x);
-            let from = self.residual.map(|it| &it.values[at(it)..][..len]);
-            let to = at(self.out);
+            let at = |shape: &Shape| picture * shape.picture() + shape.at(block + b, y, x);
+            let from = self.residual.map(|it| &it.values[at(&it.shape)..][..len]);
+            let to = at(&self.out.shape);
             let to = &mut self.out.values[to..][..len];
             for p in 0..P {
                 let mut value = m.add(sums[p][b], bias);

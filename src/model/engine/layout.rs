@@ -1,5 +1,7 @@
 //! How maps lie in memory while the engine works on them.
 
+use std::ops::Range;
+
 /// Values that begin where a cache line does: a vector that crosses a line is read twice.
 #[derive(Default)]
 pub(super) struct Aligned {
@@ -130,10 +132,43 @@ impl Maps {
         Maps { n, shape, values: Aligned::zeros(n * shape.picture()) }
     }
 
+    /// Some of the pictures.
+    pub(super) fn part(&self, pictures: Range<usize>) -> Part<'_> {
+        let each = self.shape.picture();
+        let values = &self.values[pictures.start * each..pictures.end * each];
+        Part { n: pictures.len(), shape: self.shape, values }
+    }
+
+    pub(super) fn part_mut(&mut self, pictures: Range<usize>) -> PartMut<'_> {
+        let each = self.shape.picture();
+        let values = &mut self.values[pictures.start * each..pictures.end * each];
+        PartMut { n: pictures.len(), shape: self.shape, values }
+    }
+}
+
+/// The maps of some pictures.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) n: usize,
+    pub(super) shape: Shape,
+    pub(super) values: &'a [f32],
+}
+
+pub(super) struct PartMut<'a> {
+    pub(super) n: usize,
+    pub(super) shape: Shape,
+    pub(super) values: &'a mut [f32],
+}
+
+impl PartMut<'_> {
+    pub(super) fn part(&self) -> Part<'_> {
+        Part { n: self.n, shape: self.shape, values: self.values }
+    }
+
     /// Takes `(n, c, h, w)` in.
     pub(super) fn read(&mut self, values: &[f32]) {
         let shape = self.shape;
-        for (picture, block, y, lane, channel) in self.rows() {
+        for (picture, block, y, lane, channel) in self.part().rows() {
             let at = picture * shape.picture() + shape.at(block, y, 0);
             let row = &mut self.values[at..][..shape.w * shape.lanes];
             let from = &values[((picture * shape.c + channel) * shape.h + y) * shape.w..];
@@ -141,7 +176,9 @@ impl Maps {
             to.zip(from).for_each(|(to, &from)| to[lane] = from);
         }
     }
+}
 
+impl Part<'_> {
     /// As `(n, c, h, w)`.
     pub(super) fn write(&self) -> Vec<f32> {
         let shape = self.shape;

@@ -23,14 +23,16 @@
 //! Nothing here uses more than one thread: callers take a few pictures a thread through the whole network, which
 //! needs no waiting inside an op and keeps a step's output in the cache for the next one.
 
+mod blocks;
 mod depthwise;
 mod direct;
 mod edges;
 mod finish;
 mod layout;
+mod memory;
+mod packed;
 mod plan;
 mod pool;
-mod range;
 mod tile;
 mod vector;
 mod winograd;
@@ -44,107 +46,86 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::graph::{Extent, Graph, NodeId};
-use super::op::{Op, Padding};
+use super::op::Op;
 use super::ops::Params;
-use super::run::{Tap, check_sides};
-use depthwise::Depthwise;
-use direct::{Direct, padded};
+use super::run::Tap;
 use edges::{means, read, tensor};
 use finish::Target;
-use layout::{Aligned, Around, Maps, Shape};
-use plan::Step;
+use layout::Around;
+use memory::Memory;
+use packed::Packed;
+use plan::{Folded, Step};
 use pool::Each;
-use winograd::{Scratch, Winograd};
 
-pub use range::finite_range;
+pub use blocks::{Blocks, Survey};
 pub use vector::Isa;
 
 /// Runs the maps of a graph; what becomes of them as features is left to candle.
 pub(super) struct Engine {
     isa: Isa,
-    lanes: usize,
     /// Whether 3×3 convolutions may be computed by Winograd's transforms.
     winograd: bool,
-    /// Weights as they are packed.
-    packed: Mutex<BTreeMap<Folded, Arc<Packed>>>,
-    /// The last plans, the latest last.
-    plans: Mutex<Vec<(Key, Arc<Plan>)>>,
+    /// Of each node, whether it is for the engine.
+    ours: Vec<bool>,
+    plans: Mutex<Plans>,
 }
 
-/// Which nodes run, and which of them are looked at, changed, or needed afterwards.
-type Key = (Range<NodeId>, Vec<NodeId>);
+#[derive(Default)]
+struct Plans {
+    /// The last ones, the latest last.
+    plans: Vec<(Key, Arc<Plan>)>,
+    packed: BTreeMap<Folded, Arc<Packed>>,
+}
 
-/// A node, and the batch norm folded into it.
-type Folded = (NodeId, Option<NodeId>);
+/// Which nodes run, the end of those that run after them, and which the tap wants to see.
+type Key = (Range<NodeId>, NodeId, Vec<NodeId>);
 
 /// Plans that are kept: those of a run, and of the halves of one that is stopped halfway.
 const PLANS: usize = 4;
-
-enum Packed {
-    Direct(Direct),
-    Winograd(Winograd),
-    Depthwise(Depthwise),
-    /// A batch norm that could not be folded.
-    Affine {
-        scale: Aligned,
-        shift: Aligned,
-    },
-    /// No weights.
-    None,
-}
 
 struct Plan {
     steps: Vec<(Step, Arc<Packed>)>,
     /// The nodes before the first one whose outputs are read.
     inputs: Vec<NodeId>,
+    /// The nodes that the tap wants to see.
+    shown: Vec<NodeId>,
+    /// The nodes whose outputs are read by those that come after, or asked for.
+    kept: Vec<NodeId>,
+    /// The nodes whose outputs nobody reads any more.
+    dropped: Vec<NodeId>,
     /// Memory of runs that are over.
-    idle: Mutex<Vec<State>>,
-}
-
-/// The memory of one run.
-struct State {
-    /// Of how many pictures, and the sides of each input.
-    sides: (usize, Vec<(usize, usize)>),
-    buffers: Vec<Maps>,
-    /// Of each node that has one, its buffer.
-    buffer_of: BTreeMap<NodeId, usize>,
-    scratch: Scratch,
+    idle: Mutex<Vec<Memory>>,
 }
 
 impl Engine {
-    pub(super) fn new(isa: Isa, winograd: bool) -> Engine {
-        Engine {
-            isa,
-            lanes: isa.lanes(),
-            winograd,
-            packed: Mutex::default(),
-            plans: Mutex::default(),
-        }
+    pub(super) fn new(graph: &Graph, isa: Isa, winograd: bool) -> Engine {
+        let ours = (0..graph.nodes().len()).map(|id| is_for_us(graph, id)).collect();
+        Engine { isa, winograd, ours, plans: Mutex::default() }
     }
 
-    /// The first of `nodes` that is not for the engine.
-    fn end(&self, graph: &Graph, nodes: &Range<NodeId>) -> NodeId {
-        let mut nodes = nodes.clone();
-        let end = nodes.end;
-        nodes.find(|&id| !self.is_for_us(graph, id)).unwrap_or(end)
-    }
-
-    fn is_for_us(&self, graph: &Graph, id: NodeId) -> bool {
-        let node = graph.node(id);
-        let on_maps = |id: NodeId| !matches!(graph.node(id).extent, Extent::Flat { .. });
-        let is_picture = node.inputs.contains(&Graph::INPUT);
-        let fits = match node.op {
-            Op::Conv2d { stride, groups: 1, .. } => direct::has_tiles(stride, is_picture),
-            Op::Conv2d { c_out, groups, stride, .. } => {
-                let c_in = graph.node(node.inputs[0]).channels;
-                groups == c_out && groups == c_in && depthwise::has_loop(stride) && !is_picture
-            }
-            Op::Input | Op::Linear { .. } => false,
-            _ => !is_picture,
-        };
-        fits && node.inputs.iter().all(|&it| on_maps(it))
+    /// Packs the weights of a run in which `shown` are looked at, on all cores.
+    pub(super) fn prepare(
+        &self,
+        graph: &Graph,
+        params: &[Params],
+        shown: &[NodeId],
+    ) -> anyhow::Result<()> {
+        let n = graph.nodes().len();
+        let end = (1..n).find(|&id| !self.ours[id]).unwrap_or(n);
+        let known: Vec<Folded> = lock(&self.plans).packed.keys().copied().collect();
+        let packed = plan::steps(graph, 1..end, |id| shown.contains(&id))
+            .par_iter()
+            .filter(|step| !known.contains(&step.folded()))
+            .map(|step| {
+                let packed = Packed::new(graph, params, step, self.isa.lanes(), self.winograd)?;
+                Ok((step.folded(), Arc::new(packed)))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        lock(&self.plans).packed.extend(packed);
+        Ok(())
     }
 
     /// Runs as many of `nodes` as it can, from the values of those before to those of all that come after.
@@ -157,66 +138,68 @@ impl Engine {
         nodes: Range<NodeId>,
         tap: &mut impl Tap,
     ) -> anyhow::Result<Range<NodeId>> {
-        let end = self.end(graph, &nodes);
+        let end = nodes.clone().find(|&id| !self.ours[id]).unwrap_or(nodes.end);
         if end == nodes.start {
             return Ok(nodes);
         }
         let ours = nodes.start..end;
-        let looked_at = tap.wants();
-        // Whoever reads it later, and the last node of all, which is asked for without being read.
-        let needed = |id: NodeId| id + 1 == nodes.end || graph.readers(id).any(|it| end <= it);
-        let visible: Vec<NodeId> =
-            ours.clone().filter(|id| looked_at.contains(id) || needed(*id)).collect();
-        let plan = self.plan(graph, params, (ours.clone(), visible.clone()))?;
+        let shown = tap.wants().into_iter().filter(|id| ours.contains(id)).collect();
+        let plan = self.plan(graph, params, (ours, nodes.end, shown))?;
 
         let input = |id: &NodeId| values[*id].clone().context("an output was dropped too early");
         let inputs = plan.inputs.iter().map(input).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut state = self.state(graph, &plan, &inputs)?;
-        for (id, xs) in plan.inputs.iter().zip(&inputs) {
-            let buffer = state.buffer_of[id];
-            read(&mut state.buffers[buffer], xs)?;
+        let mut memory = self.memory(graph, &plan, &inputs)?;
+        let n = memory.sides.0;
+        for (&id, xs) in plan.inputs.iter().zip(&inputs) {
+            read(&mut memory.part_mut(id, 0..n), xs)?;
         }
-        for (step, packed) in &plan.steps {
-            let id = step.output;
-            let is_visible = visible.contains(&id);
-            match graph.node(id).op {
-                Op::GlobalAvgPool => {
-                    let ys = means(&state.buffers[state.buffer_of[&graph.node(id).inputs[0]]])?;
-                    values[id] = Some(tap.at(id, ys)?);
-                }
-                Op::Flatten => {
-                    let maps = &state.buffers[state.buffer_of[&graph.node(id).inputs[0]]];
-                    let ys = tensor(maps)?;
-                    values[id] = Some(tap.at(id, ys.flatten_from(1)?)?);
-                }
-                _ => {
-                    self.step(graph, step, packed, &mut state)?;
-                    if is_visible {
-                        let buffer = &mut state.buffers[state.buffer_of[&id]];
-                        let ys = tensor(buffer)?;
-                        let before = ys.id();
-                        let ys = tap.at(id, ys)?;
-                        if ys.id() != before {
-                            read(buffer, &ys)?;
+        let mut features: BTreeMap<NodeId, Vec<Tensor>> = BTreeMap::new();
+        for stretch in memory.stretches.clone() {
+            for first in (0..n).step_by(stretch.together) {
+                let pictures = first..n.min(first + stretch.together);
+                for (step, packed) in &plan.steps[stretch.steps.clone()] {
+                    let id = step.output;
+                    let node = graph.node(id);
+                    let input = || memory.part(node.inputs[0], pictures.clone());
+                    let ys = match node.op {
+                        Op::GlobalAvgPool => means(input())?,
+                        Op::Flatten => tensor(input())?.flatten_from(1)?,
+                        _ => {
+                            self.step(graph, step, packed, &mut memory, pictures.clone())?;
+                            if plan.shown.contains(&id) {
+                                self.show(tap, id, &mut memory, pictures.clone())?;
+                            }
+                            continue;
                         }
-                        values[id] = needed(id).then_some(ys);
-                    }
+                    };
+                    features.entry(id).or_default().push(tap.at(id, first, ys)?);
                 }
             }
         }
-        for (_, value) in values[..end].iter_mut().enumerate().filter(|(id, _)| !needed(*id)) {
-            *value = None;
+        for &id in &plan.kept {
+            values[id] = Some(match features.get(&id) {
+                Some(parts) => Tensor::cat(parts, 0)?,
+                None => tensor(memory.part(id, 0..n))?,
+            });
         }
-        lock(&plan.idle).push(state);
+        for &id in &plan.dropped {
+            values[id] = None;
+        }
+        lock(&plan.idle).push(memory);
         Ok(end..nodes.end)
     }
 
     fn plan(&self, graph: &Graph, params: &[Params], key: Key) -> anyhow::Result<Arc<Plan>> {
-        if let Some((_, plan)) = lock(&self.plans).iter().find(|it| it.0 == key) {
+        let mut known = lock(&self.plans);
+        if let Some((_, plan)) = known.plans.iter().find(|it| it.0 == key) {
             return Ok(plan.clone());
         }
-        let (nodes, visible) = &key;
-        let steps = plan::steps(graph, nodes.clone(), |id| visible.contains(&id));
+        let (nodes, end, shown) = &key;
+        // Whoever reads it later, and the last node of all, which is asked for without being read.
+        let is_kept = |id: NodeId| id + 1 == *end || graph.readers(id).any(|it| nodes.end <= it);
+        let kept: Vec<NodeId> = nodes.clone().filter(|id| is_kept(*id)).collect();
+        let is_visible = |id: NodeId| shown.contains(&id) || kept.contains(&id);
+        let steps = plan::steps(graph, nodes.clone(), is_visible);
         let mut inputs: Vec<NodeId> = steps
             .iter()
             .flat_map(|it| [Some(graph.node(it.first).inputs[0]), it.residual])
@@ -226,158 +209,37 @@ impl Engine {
         inputs.sort_unstable();
         inputs.dedup();
         let pack = |step: Step| {
-            let packed = self.pack(graph, params, &step)?;
+            if let Some(packed) = known.packed.get(&step.folded()) {
+                return Ok((step, packed.clone()));
+            }
+            let packed = Packed::new(graph, params, &step, self.isa.lanes(), self.winograd)?;
+            let packed = Arc::new(packed);
+            known.packed.insert(step.folded(), packed.clone());
             Ok((step, packed))
         };
         let steps = steps.into_iter().map(pack).collect::<anyhow::Result<_>>()?;
-        let plan = Arc::new(Plan { steps, inputs, idle: Mutex::default() });
-        let mut plans = lock(&self.plans);
-        if PLANS <= plans.len() {
-            plans.remove(0);
+        let dropped = (0..nodes.end).filter(|id| !is_kept(*id)).collect();
+        let (shown, idle) = (shown.clone(), Mutex::default());
+        let plan = Arc::new(Plan { steps, inputs, shown, kept, dropped, idle });
+        if PLANS <= known.plans.len() {
+            known.plans.remove(0);
         }
-        plans.push((key, plan.clone()));
+        known.plans.push((key, plan.clone()));
         Ok(plan)
     }
 
-    fn pack(&self, graph: &Graph, params: &[Params], step: &Step) -> anyhow::Result<Arc<Packed>> {
-        let key = (step.first, step.norm);
-        if let Some(packed) = lock(&self.packed).get(&key) {
-            return Ok(packed.clone());
-        }
-        let values = |it: &Tensor| it.flatten_all()?.to_vec1::<f32>();
-        let lanes = self.lanes;
-        let node = graph.node(step.first);
-        let packed = match (node.op, &params[step.first]) {
-            (Op::Conv2d { c_out, kernel, stride, groups, .. }, Params::Conv { weight, bias }) => {
-                let mut weight = values(weight)?;
-                let mut bias = bias.as_ref().map_or(Ok(vec![0.; c_out]), values)?;
-                if let Some(norm) = step.norm {
-                    let Params::Affine { scale, shift } = &params[norm] else {
-                        bail!("`{}` was prepared for another op", graph.node(norm).name)
-                    };
-                    let (scale, shift) = (values(scale)?, values(shift)?);
-                    let each = weight.len() / c_out;
-                    for (filter, scale) in weight.chunks_mut(each).zip(&scale) {
-                        filter.iter_mut().for_each(|it| *it *= scale);
-                    }
-                    for ((bias, scale), shift) in bias.iter_mut().zip(&scale).zip(&shift) {
-                        *bias = *bias * scale + shift;
-                    }
-                }
-                let c_in = graph.node(node.inputs[0]).channels;
-                let planar = node.inputs[0] == Graph::INPUT;
-                match groups {
-                    1 if self.is_winograd(graph, step.first) => {
-                        Packed::Winograd(Winograd::new([c_out, c_in], &weight, &bias, lanes))
-                    }
-                    1 => {
-                        let sizes = [c_out, c_in, kernel];
-                        Packed::Direct(Direct::new(sizes, stride, planar, &weight, &bias, lanes))
-                    }
-                    _ => Packed::Depthwise(Depthwise::new(
-                        [c_out, kernel],
-                        stride,
-                        &weight,
-                        &bias,
-                        lanes,
-                    )),
-                }
-            }
-            (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => Packed::Affine {
-                scale: padded(&values(scale)?, lanes),
-                shift: padded(&values(shift)?, lanes),
-            },
-            _ => Packed::None,
-        };
-        let packed = Arc::new(packed);
-        lock(&self.packed).insert(key, packed.clone());
-        Ok(packed)
-    }
-
-    fn is_winograd(&self, graph: &Graph, id: NodeId) -> bool {
-        let node = graph.node(id);
-        let input = node.inputs[0];
-        self.winograd
-            && input != Graph::INPUT
-            && matches!(
-                node.op,
-                Op::Conv2d {
-                    kernel: 3,
-                    stride: 1,
-                    groups: 1,
-                    padding: Padding::Even(1) | Padding::Same,
-                    ..
-                }
-            )
-    }
-
     /// Memory for a run over such inputs: of an earlier run, or new.
-    fn state(&self, graph: &Graph, plan: &Plan, inputs: &[Tensor]) -> anyhow::Result<State> {
-        let mut n = 0;
-        let mut sides = vec![];
+    fn memory(&self, graph: &Graph, plan: &Plan, inputs: &[Tensor]) -> anyhow::Result<Memory> {
+        let mut sides = (0, vec![]);
         for xs in inputs {
-            let (pictures, _, h, w) = xs.dims4()?;
-            n = pictures;
-            sides.push((h, w));
+            let (n, _, h, w) = xs.dims4()?;
+            sides.0 = n;
+            sides.1.push((h, w));
         }
-        let sides = (n, sides);
-        if let Some(state) = lock(&plan.idle).pop().filter(|it| it.sides == sides) {
-            return Ok(state);
+        match lock(&plan.idle).pop().filter(|it| it.sides == sides) {
+            Some(memory) => Ok(memory),
+            None => Memory::new(graph, plan, sides, self.isa.lanes()),
         }
-        // The sides of every output, and the zeros that its readers want around it.
-        let mut side_of: BTreeMap<NodeId, (usize, usize)> =
-            plan.inputs.iter().copied().zip(sides.1.iter().copied()).collect();
-        let mut around_of: BTreeMap<NodeId, Around> = BTreeMap::new();
-        for (step, packed) in &plan.steps {
-            let node = graph.node(step.first);
-            let (h, w) = side_of[&node.inputs[0]];
-            check_sides(node, (h, w))?;
-            let own = around_of.entry(node.inputs[0]).or_default();
-            *own = own.max(match &**packed {
-                Packed::Winograd(_) => winograd::around(h, w),
-                _ => around(&node.op, (h, w)),
-            });
-            side_of.insert(step.output, output_sides(&node.op, (h, w)));
-        }
-        let mut state = State {
-            sides,
-            buffers: vec![],
-            buffer_of: BTreeMap::new(),
-            scratch: Scratch::default(),
-        };
-        // The last step that reads each output.
-        let mut last: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for (at, (step, _)) in plan.steps.iter().enumerate() {
-            last.insert(graph.node(step.first).inputs[0], at);
-            if let Some(residual) = step.residual {
-                last.insert(residual, at);
-            }
-        }
-        let mut free: Vec<usize> = vec![];
-        let place = |state: &mut State, free: &mut Vec<usize>, id: NodeId| {
-            let (h, w) = side_of[&id];
-            let lanes = if id == Graph::INPUT { 1 } else { self.lanes };
-            let around = around_of.get(&id).copied().unwrap_or_default();
-            let shape = Shape::new((graph.node(id).channels, h, w), around, lanes);
-            let fits = free.iter().rposition(|&it| state.buffers[it].shape == shape);
-            let buffer = fits.map(|it| free.remove(it)).unwrap_or_else(|| {
-                state.buffers.push(Maps::zeros(n, shape));
-                state.buffers.len() - 1
-            });
-            state.buffer_of.insert(id, buffer);
-        };
-        for &id in &plan.inputs {
-            place(&mut state, &mut free, id);
-        }
-        for (at, (step, _)) in plan.steps.iter().enumerate() {
-            if !matches!(graph.node(step.output).extent, Extent::Flat { .. }) {
-                place(&mut state, &mut free, step.output);
-            }
-            for (id, _) in last.iter().filter(|it| *it.1 == at) {
-                free.extend(state.buffer_of.get(id));
-            }
-        }
-        Ok(state)
     }
 
     fn step(
@@ -385,71 +247,80 @@ impl Engine {
         graph: &Graph,
         step: &Step,
         packed: &Packed,
-        state: &mut State,
+        memory: &mut Memory,
+        pictures: Range<usize>,
     ) -> anyhow::Result<()> {
         let node = graph.node(step.first);
-        let place = state.buffer_of[&step.output];
-        let mut out = std::mem::take(&mut state.buffers[place]);
-        let input = &state.buffers[state.buffer_of[&node.inputs[0]]];
-        let residual = step.residual.map(|it| &state.buffers[state.buffer_of[&it]]);
-        let Around { top, left, .. } = around(&node.op, (input.shape.h, input.shape.w));
-        let pads = (top, left);
-        let c_out = out.shape.c;
-        let target = Target { out: &mut out, residual, cut: step.cut };
-        let nothing = || Aligned::zeros(c_out.next_multiple_of(self.lanes));
-        match (packed, node.op) {
-            (Packed::Direct(it), _) => it.run(self.isa, input, pads, target),
-            (Packed::Winograd(it), _) => it.run(self.isa, input, target, &mut state.scratch),
-            (Packed::Depthwise(it), _) => it.run(self.isa, input, pads, target),
-            (Packed::Affine { scale, shift }, _) => {
-                pool::run(self.isa, &Each::Same { scale: Some(scale) }, input, shift, target);
-            }
-            (Packed::None, Op::MaxPool { size, stride, padding }) => {
-                let each = Each::Max { size, stride, padding };
-                pool::run(self.isa, &each, input, &nothing(), target);
-            }
-            (Packed::None, Op::AdaptiveAvgPool { side }) => {
-                pool::run(self.isa, &Each::Average { side }, input, &nothing(), target);
-            }
-            (Packed::None, Op::PadShortcut { stride, before, .. }) => {
+        memory.write(step.output, pictures.clone(), |mut out, memory, scratch| {
+            let input = memory.part(node.inputs[0], pictures.clone());
+            let residual = step.residual.map(|it| memory.part(it, pictures));
+            let Around { top, left, .. } = memory::around(&node.op, (input.shape.h, input.shape.w));
+            let pads = (top, left);
+            if let Op::PadShortcut { stride, before, .. } = node.op {
                 pool::pad(input, stride, before, &mut out);
+                return Ok(());
             }
-            (Packed::None, Op::Relu | Op::Relu6 | Op::Add) => {
-                pool::run(self.isa, &Each::Same { scale: None }, input, &nothing(), target);
+            let target = Target { out, residual, cut: step.cut };
+            match packed {
+                Packed::Direct(it) => it.run(self.isa, input, pads, target),
+                Packed::Winograd(it) => it.run(self.isa, input, target, scratch),
+                Packed::Depthwise(it) => it.run(self.isa, input, pads, target),
+                Packed::Affine { scale, shift } => {
+                    pool::run(self.isa, &Each::Same { scale: Some(scale) }, input, shift, target);
+                }
+                Packed::Plain { bias } => {
+                    let each = match node.op {
+                        Op::MaxPool { size, stride, padding } => {
+                            Each::Max { size, stride, padding }
+                        }
+                        Op::AdaptiveAvgPool { side } => Each::Average { side },
+                        Op::Relu | Op::Relu6 | Op::Add => Each::Same { scale: None },
+                        _ => bail!("`{}` is not for the engine", node.name),
+                    };
+                    pool::run(self.isa, &each, input, bias, target);
+                }
             }
-            (Packed::None, _) => bail!("`{}` is not for the engine", node.name),
+            Ok(())
+        })
+    }
+
+    /// Shows a tap the maps of some pictures where they lie, or else as a copy, which it may change.
+    fn show(
+        &self,
+        tap: &mut impl Tap,
+        id: NodeId,
+        memory: &mut Memory,
+        pictures: Range<usize>,
+    ) -> anyhow::Result<()> {
+        let first = pictures.start;
+        let maps = memory.part_mut(id, pictures.clone());
+        if tap.look(id, first, &mut Blocks::new(self.isa, maps))? {
+            return Ok(());
         }
-        state.buffers[place] = out;
+        let ys = tensor(memory.part(id, pictures.clone()))?;
+        let before = ys.id();
+        let ys = tap.at(id, first, ys)?;
+        if ys.id() != before {
+            read(&mut memory.part_mut(id, pictures), &ys)?;
+        }
         Ok(())
     }
 }
 
-/// Zeros that an op looks at around its input.
-fn around(op: &Op, (h, w): (usize, usize)) -> Around {
-    match *op {
-        Op::Conv2d { kernel, stride, padding, .. } => {
-            let (top, bottom) = padding.around(h, kernel, stride);
-            let (left, right) = padding.around(w, kernel, stride);
-            Around { top, bottom, left, right }
+fn is_for_us(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let on_maps = |id: NodeId| !matches!(graph.node(id).extent, Extent::Flat { .. });
+    let is_picture = node.inputs.contains(&Graph::INPUT);
+    let fits = match node.op {
+        Op::Conv2d { stride, groups: 1, .. } => direct::has_tiles(stride, is_picture),
+        Op::Conv2d { c_out, groups, stride, .. } => {
+            let c_in = graph.node(node.inputs[0]).channels;
+            groups == c_out && groups == c_in && depthwise::has_loop(stride) && !is_picture
         }
-        _ => Around::default(),
-    }
-}
-
-fn output_sides(op: &Op, (h, w): (usize, usize)) -> (usize, usize) {
-    let windows = |side: usize, size: usize, stride: usize| (side - size) / stride + 1;
-    match *op {
-        Op::Conv2d { kernel, stride, .. } => {
-            let Around { top, bottom, left, right } = around(op, (h, w));
-            (windows(h + top + bottom, kernel, stride), windows(w + left + right, kernel, stride))
-        }
-        Op::MaxPool { size, stride, padding } => {
-            (windows(h + 2 * padding, size, stride), windows(w + 2 * padding, size, stride))
-        }
-        Op::AdaptiveAvgPool { side } => (side, side),
-        Op::PadShortcut { stride, .. } => (h.div_ceil(stride), w.div_ceil(stride)),
-        _ => (h, w),
-    }
+        Op::Input | Op::Linear { .. } => false,
+        _ => !is_picture,
+    };
+    fits && node.inputs.iter().all(|&it| on_maps(it))
 }
 
 /// A panic elsewhere leaves nothing half done behind these locks.

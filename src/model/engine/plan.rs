@@ -17,6 +17,16 @@ pub(super) struct Step {
     pub(super) output: NodeId,
 }
 
+/// A node, and the batch norm folded into it.
+pub(super) type Folded = (NodeId, Option<NodeId>);
+
+impl Step {
+    /// Whose weights it reads.
+    pub(super) fn folded(&self) -> Folded {
+        (self.first, self.norm)
+    }
+}
+
 /// The cut that an op is.
 fn cut(op: &Op) -> Option<Cut> {
     match op {

@@ -1,7 +1,7 @@
 //! Pooling and everything else that works on each channel alone.
 
 use super::finish::Target;
-use super::layout::{Aligned, Maps};
+use super::layout::{Aligned, Part, PartMut};
 use super::vector::{Isa, Vector, Work};
 
 /// What becomes of the positions of a channel.
@@ -15,13 +15,13 @@ pub(super) enum Each<'a> {
 }
 
 /// `bias` and what `target` says come after.
-pub(super) fn run(isa: Isa, each: &Each<'_>, input: &Maps, bias: &[f32], target: Target<'_>) {
+pub(super) fn run(isa: Isa, each: &Each<'_>, input: Part<'_>, bias: &[f32], target: Target<'_>) {
     isa.run(Job { each, input, bias, target });
 }
 
 struct Job<'a> {
     each: &'a Each<'a>,
-    input: &'a Maps,
+    input: Part<'a>,
     bias: &'a [f32],
     target: Target<'a>,
 }
@@ -97,7 +97,7 @@ fn part(at: usize, side: usize, n: usize) -> std::ops::Range<usize> {
 }
 
 /// Every `stride`-th position, behind `before` channels of zeros.
-pub(super) fn pad(input: &Maps, stride: usize, before: usize, out: &mut Maps) {
+pub(super) fn pad(input: Part<'_>, stride: usize, before: usize, out: &mut PartMut<'_>) {
     let (from, to) = (input.shape, out.shape);
     for picture in 0..out.n {
         for channel in 0..to.c {

@@ -59,11 +59,11 @@ fn check(graph: &Graph, xs: &Tensor) {
         network.run(xs, &mut found).unwrap();
         for &id in &nodes {
             let what = format!("{by:?} {} on {:?}", graph.node(id).name, xs.dims());
-            let wanted = wanted.get(id).unwrap();
-            check_equal(found.get(id).unwrap(), wanted, &what);
+            let wanted = &wanted.get(id).unwrap();
+            check_equal(&found.get(id).unwrap(), wanted, &what);
             let mut alone = Record::new([id]);
             network.run(xs, &mut alone).unwrap();
-            check_equal(alone.get(id).unwrap(), wanted, &format!("{what}, alone"));
+            check_equal(&alone.get(id).unwrap(), wanted, &format!("{what}, alone"));
         }
     }
 }
@@ -220,7 +220,7 @@ impl Tap for Negate {
         vec![self.0]
     }
 
-    fn at(&mut self, id: NodeId, ys: Tensor) -> anyhow::Result<Tensor> {
+    fn at(&mut self, id: NodeId, _: usize, ys: Tensor) -> anyhow::Result<Tensor> {
         if id == self.0 { Ok(ys.neg()?) } else { Ok(ys) }
     }
 }

@@ -23,6 +23,10 @@ pub(super) trait Vector: Copy {
     /// `value` cut to `low..=high`; what is not a number stays so.
     fn cut(self, value: Self::V, low: Self::V, high: Self::V) -> Self::V;
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Whether a value is above the floor beside it.
+    fn is_any_above(self, value: Self::V, floor: Self::V) -> bool;
+    /// Which values are above the floor beside them: the first in the lowest bit.
+    fn above(self, value: Self::V, floor: Self::V) -> u32;
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
 }
 
@@ -89,6 +93,28 @@ impl<S: Simd> Vector for Native<S> {
     #[inline(always)]
     fn min(self, a: S::f32s, b: S::f32s) -> S::f32s {
         self.0.min_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn is_any_above(self, value: S::f32s, floor: S::f32s) -> bool {
+        self.0.first_true_m32s(self.0.less_than_f32s(floor, value)) < S::F32_LANES
+    }
+
+    #[inline(always)]
+    fn above(self, value: S::f32s, floor: S::f32s) -> u32 {
+        /// The bits as numbers, whose sum has them all.
+        const BITS: [f32; 16] = {
+            let mut bits = [0.; 16];
+            let mut lane = 0;
+            while lane < 16 {
+                bits[lane] = (1 << lane) as f32;
+                lane += 1;
+            }
+            bits
+        };
+        let is_above = self.0.less_than_f32s(floor, value);
+        let bits = self.0.select_f32s(is_above, self.load(&BITS), self.splat(0.));
+        self.0.reduce_sum_f32s(bits) as u32
     }
 }
 
@@ -162,6 +188,17 @@ impl<const LANES: usize> Vector for Plain<LANES> {
     #[inline(always)]
     fn min(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         Self::each(a, b, |a, b| if b < a { b } else { a })
+    }
+
+    #[inline(always)]
+    fn is_any_above(self, value: [f32; LANES], floor: [f32; LANES]) -> bool {
+        value.iter().zip(floor).any(|(value, floor)| floor < *value)
+    }
+
+    #[inline(always)]
+    fn above(self, value: [f32; LANES], floor: [f32; LANES]) -> u32 {
+        let pairs = value.iter().zip(floor).enumerate();
+        pairs.map(|(lane, (value, floor))| u32::from(floor < *value) << lane).sum()
     }
 }
 
@@ -246,6 +283,13 @@ mod tests {
             check(m.mul_add(a, two, a), |it| it * 3.);
             check(m.max(a, two), |it| it.max(2.));
             check(m.min(a, two), |it| it.min(2.));
+            let highest = M::LANES as f32 - 4.5;
+            assert!(
+                m.is_any_above(a, m.splat(highest - 0.5)) && !m.is_any_above(a, m.splat(highest))
+            );
+            assert!(!m.is_any_above(m.splat(f32::NAN), two));
+            let wanted = (0..M::LANES).map(|it| u32::from(2. < it as f32 - 3.5) << it).sum();
+            assert_eq!([m.above(a, two), m.above(two, two)], [wanted, 0u32]);
             check(m.cut(a, m.splat(0.), two), |it| it.clamp(0., 2.));
             let mut to = vec![0.; M::LANES];
             m.store(m.cut(m.splat(f32::NAN), m.splat(0.), two), &mut to);

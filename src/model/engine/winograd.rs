@@ -10,7 +10,7 @@
 
 use super::direct::padded;
 use super::finish::Target;
-use super::layout::{Aligned, Around, Maps};
+use super::layout::{Aligned, Around, Part};
 use super::tile::{Walk, tile, tiles, with_positions};
 use super::vector::{Isa, Vector, Work};
 
@@ -85,7 +85,7 @@ impl Winograd {
         Winograd { weights, bias: padded(bias, lanes) }
     }
 
-    pub(super) fn run(&self, isa: Isa, input: &Maps, target: Target<'_>, scratch: &mut Scratch) {
+    pub(super) fn run(&self, isa: Isa, input: Part<'_>, target: Target<'_>, scratch: &mut Scratch) {
         isa.run(Job { conv: self, input, target, scratch });
     }
 }
@@ -108,7 +108,7 @@ fn transformed(filter: &[f32]) -> [f32; PLACES] {
 
 struct Job<'a> {
     conv: &'a Winograd,
-    input: &'a Maps,
+    input: Part<'a>,
     target: Target<'a>,
     scratch: &'a mut Scratch,
 }
