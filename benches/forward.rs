@@ -13,6 +13,8 @@ use milan::model::run::{Compute, Network, Untapped};
 use milan::model::zoo;
 use rayon::prelude::*;
 
+mod random;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,8 +42,10 @@ fn main() -> anyhow::Result<()> {
     let ways: Vec<_> =
         ways.into_iter().filter(|it| named.as_deref().is_none_or(|name| it.0 == name)).collect();
     for name in archs {
-        let networks =
-            ways.iter().map(|it| network(&name, it.1)).collect::<anyhow::Result<Vec<Network>>>()?;
+        let networks = ways
+            .iter()
+            .map(|it| random::network(zoo::by_name(&name)?.build(1000), it.1))
+            .collect::<anyhow::Result<Vec<Network>>>()?;
         let n = 8 * threads;
         let xs = Tensor::rand(-1f32, 1., (n, 3, 224, 224), &Device::Cpu)?;
         let mut times = vec![vec![]; networks.len()];
@@ -65,22 +69,4 @@ fn main() -> anyhow::Result<()> {
         println!(" ms");
     }
     Ok(())
-}
-
-fn network(name: &str, by: Compute) -> anyhow::Result<Network> {
-    let graph = zoo::by_name(name)?.build(1000);
-    let shapes: std::collections::BTreeMap<String, Vec<usize>> =
-        graph.parameters().map(|it| (it.name, it.shape)).collect();
-    let network = Network::new(graph, &Device::Cpu, |name| {
-        let shape = &shapes[name];
-        let fan = shape.iter().skip(1).product::<usize>().max(1) as f32;
-        let spread = (3. / fan).sqrt();
-        Ok(match name.rsplit('.').next() {
-            Some("running_var") => {
-                Tensor::ones(shape.as_slice(), candle_core::DType::F32, &Device::Cpu)?
-            }
-            _ => Tensor::rand(-spread, spread, shape.as_slice(), &Device::Cpu)?,
-        })
-    })?;
-    Ok(network.computed(by))
 }

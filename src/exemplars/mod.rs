@@ -10,6 +10,7 @@ pub mod spread;
 pub mod store;
 pub mod tail;
 
+mod buckets;
 mod gather;
 mod topk;
 

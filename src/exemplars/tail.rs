@@ -2,11 +2,10 @@
 //!
 //! Of `n` values the `q`-quantile lies among the largest `(1 - q) n`. The least of so many seen so far never
 //! falls, so what is not above it is gone for good, and soon that is nearly everything. Up to [`EXACT`] values
-//! are kept as they are; of longer streams those that agree in sign, exponent and the first ten digits behind
-//! the point are kept as their number and their range, which puts the quantile's rank off by a part of those
-//! that share its bucket. Either way the order in which values come makes no difference.
+//! are kept as they are; of longer streams those that are nearly the same are put together (`buckets`), which puts the quantile's rank off by
+//! a part of those that share its bucket. Either way the order in which values come makes no difference.
 
-use std::cmp::Reverse;
+use super::buckets::Buckets;
 
 /// The most values above the quantile that are kept one by one: half a mebibyte at most.
 pub const EXACT: usize = 1 << 16;
@@ -27,23 +26,8 @@ pub struct Tail {
 enum Kept {
     /// At least the largest `keep` so far, at most twice as many.
     Values(Vec<f32>),
-    Buckets {
-        /// The highest first.
-        settled: Vec<Bucket>,
-        fresh: Vec<f32>,
-    },
+    Buckets(Buckets),
 }
-
-/// Values that are nearly the same.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    n: u64,
-    low: f32,
-    high: f32,
-}
-
-/// Values that wait to be put into buckets together.
-const FRESH: usize = 1 << 12;
 
 impl Tail {
     /// For the `q`-quantile of at most `n` values.
@@ -52,7 +36,7 @@ impl Tail {
         let keep = ((1. - q) * n as f64).ceil() as usize + 2;
         let kept = match keep <= EXACT {
             true => Kept::Values(vec![]),
-            false => Kept::Buckets { settled: vec![], fresh: vec![] },
+            false => Kept::Buckets(Buckets::default()),
         };
         Tail { keep, kept, floor: f32::NEG_INFINITY, count: 0, range: None }
     }
@@ -79,11 +63,9 @@ impl Tail {
                         self.floor = values[self.keep - 1];
                     }
                 }
-                Kept::Buckets { fresh, .. } => {
-                    fresh.extend(above);
-                    if FRESH <= fresh.len() {
-                        self.settle();
-                    }
+                Kept::Buckets(buckets) => {
+                    above.for_each(|it| buckets.add(it));
+                    self.floor = self.floor.max(buckets.keep(self.keep as u64));
                 }
             }
         }
@@ -97,23 +79,21 @@ impl Tail {
     }
 
     /// Takes in all that `other`, made for the same stream, saw.
-    pub fn merge(&mut self, mut other: Tail) {
+    pub fn merge(&mut self, other: Tail) {
         if let Some(range) = other.range {
             self.count(0, range);
             self.count += other.count;
         }
-        other.settle();
-        self.settle();
         match (&mut self.kept, other.kept) {
             // Those on the other's floor are among its largest still.
             (_, Kept::Values(values)) => self.extend(&values),
-            (Kept::Buckets { settled, .. }, Kept::Buckets { settled: others, .. }) => {
-                settled.extend(others);
+            (Kept::Buckets(mine), Kept::Buckets(others)) => {
+                mine.merge(&others);
+                self.floor = self.floor.max(mine.keep(self.keep as u64));
             }
-            (Kept::Values(_), _) => {}
+            (Kept::Values(_), Kept::Buckets(_)) => {}
         }
         self.floor = self.floor.max(other.floor);
-        self.settle();
     }
 
     /// The smallest and the largest value.
@@ -126,7 +106,6 @@ impl Tail {
     /// The i-th smallest value lies at the middle of its weight, `(i − 0.5) / n` (Hazen's rule), the minimum at 0
     /// and the maximum at 1, with straight lines between, as netdissect's `RunningQuantile`.
     pub fn quantile(mut self, q: f64) -> Option<f32> {
-        self.settle();
         let (low, high) = self.range?;
         let (low, high, n) = (f64::from(low), f64::from(high), self.count as f64);
         // The place of the quantile among all values in order, and from above.
@@ -146,13 +125,11 @@ impl Tail {
     pub fn bytes(&self) -> usize {
         match &self.kept {
             Kept::Values(values) => values.capacity() * size_of::<f32>(),
-            Kept::Buckets { settled, fresh } => {
-                settled.capacity() * size_of::<Bucket>() + fresh.capacity() * size_of::<f32>()
-            }
+            Kept::Buckets(buckets) => buckets.bytes(),
         }
     }
 
-    /// The value that has so many above it; in a bucket of several, evenly between its least and its greatest.
+    /// The value that has so many above it.
     fn largest(&mut self, at: usize) -> Option<f64> {
         match &mut self.kept {
             Kept::Values(values) if values.len() <= at => None,
@@ -160,61 +137,9 @@ impl Tail {
                 let (_, value, _) = values.select_nth_unstable_by(at, |a, b| b.total_cmp(a));
                 Some(f64::from(*value))
             }
-            Kept::Buckets { settled, .. } => {
-                let mut above = 0;
-                let bucket = settled.iter().find(|it| {
-                    above += it.n;
-                    (at as u64) < above
-                })?;
-                let from_below = above - 1 - at as u64;
-                let share = from_below as f64 / (bucket.n - 1).max(1) as f64;
-                let (low, high) = (f64::from(bucket.low), f64::from(bucket.high));
-                Some(low + (high - low) * share)
-            }
+            Kept::Buckets(buckets) => buckets.largest(at as u64),
         }
     }
-
-    /// Puts what is fresh into buckets, and drops those below what is wanted.
-    fn settle(&mut self) {
-        let Kept::Buckets { settled, fresh } = &mut self.kept else { return };
-        settled.reserve_exact(fresh.len());
-        settled.extend(fresh.drain(..).map(|it| Bucket { n: 1, low: it, high: it }));
-        settled.sort_unstable_by_key(|it| Reverse(key(it.low)));
-        settled.dedup_by(|next, kept| {
-            let same = key(next.low) == key(kept.low);
-            if same {
-                kept.n += next.n;
-                kept.low = kept.low.min(next.low);
-                kept.high = kept.high.max(next.high);
-            }
-            same
-        });
-        let mut above = 0;
-        let last = settled.iter().position(|it| {
-            above += it.n;
-            self.keep as u64 <= above
-        });
-        if let Some(last) = last {
-            settled.truncate(last + 1);
-            self.floor = self.floor.max(least(key(settled[last].low)).next_down());
-        }
-    }
-}
-
-/// Digits of a value behind the point, in bits, that its bucket does not tell.
-const LOST: u32 = f32::MANTISSA_DIGITS - 1 - 10;
-
-/// The bucket of a value: of greater values it is greater.
-fn key(value: f32) -> u32 {
-    // Both zeros are one.
-    let bits = (value + 0.).to_bits();
-    (if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }) >> LOST
-}
-
-/// The least value of a bucket.
-fn least(key: u32) -> f32 {
-    let bits = key << LOST;
-    f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
 }
 
 #[cfg(test)]
@@ -312,17 +237,6 @@ mod tests {
             assert!(some.clone().quantile(0.99).is_some() && some.quantile(0.5).is_none());
         }
         assert_eq!(Tail::new(100, 0.99).quantile(0.99), None);
-    }
-
-    #[test]
-    fn buckets_order_as_values_do() {
-        let values = [f32::MIN, -3.5, -1e-30, 0., 1e-40, 2., 2.01, 1e9, f32::MAX];
-        assert!(values.is_sorted_by(|a, b| key(*a) <= key(*b)));
-        assert_eq!(key(-0.), key(0.));
-        for value in values {
-            let floor = least(key(value)).next_down();
-            assert!(floor < value && key(floor) < key(value), "{value} {floor}");
-        }
     }
 
     #[test]

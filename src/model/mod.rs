@@ -9,7 +9,6 @@ pub mod zoo;
 mod alexnet;
 mod cifar_resnet;
 mod efficientnet_lite;
-mod kernels;
 mod mobilenet;
 mod ops;
 mod recognise;

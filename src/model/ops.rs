@@ -1,8 +1,7 @@
 //! One function an op, on candle tensors: maps are `(n, c, h, w)`, features `(n, f)`.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::kernels;
 use super::op::{Op, Padding};
 
 /// The tensors of one node, made ready once when the model is loaded.
@@ -66,7 +65,6 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
             xs.matmul(weight_t)?.broadcast_add(bias)
         }
         (Op::Relu, _) => xs.relu(),
-        (Op::Relu6, _) if has_kernels(xs) => kernels::relu6(xs),
         (Op::Relu6, _) => xs.clamp(0f32, 6f32),
         (Op::Add, _) => inputs[0] + inputs[1],
         (Op::MaxPool { size, stride, padding }, _) => {
@@ -95,13 +93,9 @@ fn conv2d(
     padding: Padding,
     groups: usize,
 ) -> Result<Tensor> {
-    let (_, c, h, w) = xs.dims4()?;
+    let (_, _, h, w) = xs.dims4()?;
     let (top, bottom) = padding.around(h, kernel, stride);
     let (left, right) = padding.around(w, kernel, stride);
-    let is_depthwise = groups == c && weight.dim(0)? == c && 1 < c;
-    if is_depthwise && has_kernels(xs) {
-        return kernels::depthwise(xs, weight, stride, [top, bottom, left, right]);
-    }
     if top == bottom && left == right && top == left {
         return xs.conv2d(weight, top, stride, 1, groups);
     }
@@ -123,15 +117,7 @@ impl Padding {
     }
 }
 
-/// Whether [`kernels`] are for tensors of this kind.
-fn has_kernels(xs: &Tensor) -> bool {
-    matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32
-}
-
 fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    if xs.rank() == 4 && has_kernels(xs) {
-        return kernels::affine(xs, scale, shift);
-    }
     let per_channel =
         |t: &Tensor| if xs.rank() == 4 { t.reshape((1, (), 1, 1)) } else { Ok(t.clone()) };
     xs.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)
@@ -167,6 +153,8 @@ fn every(xs: &Tensor, axis: usize, stride: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]

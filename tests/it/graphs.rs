@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use milan::data::{Loader, Preprocess};
 use milan::model::graph::Graph;
-use milan::model::run::{Network, Untapped};
+use milan::model::run::{Compute, Network, Untapped};
 use milan::model::{Model, recognise, zoo};
 use milan::weights::Weights;
 
@@ -63,6 +64,35 @@ fn real_checkpoints_agree_with_pytorch() {
         let ys = model.network.run(&pictures(golden.sides), &mut Untapped).unwrap();
         let kept = ys.narrow(1, 0, golden.logits[0].len()).unwrap();
         compare(&name, &kept, &golden);
+    }
+}
+
+/// The engine with Winograd's transforms gives the answers of candle's convolutions, on real networks and pictures.
+#[test]
+fn real_answers_do_not_depend_on_what_computes_them() {
+    let Some(data) = shared_data("") else { return };
+    for (name, pictures, n) in
+        [("cifar_resnet56", "cifar10_test", 500), ("mobilenet_v2", "images", 40)]
+    {
+        let path = data.join(format!("models/{name}.safetensors"));
+        let model = load(&path);
+        let oracle = load(&path).network.computed(Compute::Candle);
+        let mut dataset = milan::data::open(&data.join(pictures), &[]).unwrap();
+        let step = dataset.pictures.len() / n;
+        dataset.pictures = dataset.pictures.into_iter().step_by(step).collect();
+        let mut n_seen = 0;
+        for batch in Loader::new(&dataset, &Preprocess::of(&model.arch), 20) {
+            let xs = batch.unwrap().xs;
+            let found = model.network.run(&xs, &mut Untapped).unwrap();
+            let wanted = oracle.run(&xs, &mut Untapped).unwrap();
+            let top = |it: &Tensor| it.argmax(1).unwrap().to_vec1::<u32>().unwrap();
+            assert_eq!(top(&found), top(&wanted), "{name}");
+            let most = |it: Tensor| it.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+            let (diff, scale): (f32, f32) = (most((&found - &wanted).unwrap()), most(wanted));
+            assert!(diff <= TOLERANCE * scale, "{name}: {diff} of {scale}");
+            n_seen += top(&found).len();
+        }
+        assert!(n <= n_seen);
     }
 }
 

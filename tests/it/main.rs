@@ -10,6 +10,7 @@ mod graphs;
 mod hub;
 mod layers;
 mod milan;
+mod mistakes;
 mod pictures;
 mod programs;
 mod support;

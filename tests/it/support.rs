@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use assert_cmd::Command;
+use tempfile::TempDir;
+
 /// A folder of the research data beside the project; says the test's name and is `None` where it is absent.
 #[track_caller]
 pub(crate) fn shared_data(what: &str) -> Option<PathBuf> {
@@ -29,4 +32,53 @@ pub(crate) fn check_file(path: &str, found: &str) {
 pub(crate) fn unhex(hex: &str) -> Vec<u8> {
     let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
     hex.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// One run of a program in a folder of its own.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+pub(crate) fn run(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
+    let mut command = match program {
+        "milan-audit" => Command::new(env!("CARGO_BIN_EXE_milan-audit")),
+        _ => Command::new(env!("CARGO_BIN_EXE_milan-edit")),
+    };
+    // Most networks here are the demo's, whose drawings have labels.
+    command.env("MILAN_DESCRIBER", "labels");
+    let output = command.current_dir(folder).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+pub(crate) fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The program must end with this code and this one line on stderr.
+#[track_caller]
+pub(crate) fn check_error(
+    program: &str,
+    folder: &Path,
+    arguments: &[&str],
+    code: i32,
+    wanted: &str,
+) {
+    let ran = run(program, folder, arguments);
+    let stderr = ran.stderr.replace(&folder.display().to_string(), "DIR");
+    assert_eq!((ran.code, stderr.as_str()), (code, format!("{wanted}\n").as_str()));
+}
+
+/// The demo's model and pictures as a user's own: `model.safetensors` and `pictures/`.
+pub(crate) fn demo_files() -> (TempDir, PathBuf) {
+    let folder = folder();
+    milan::demo::write(folder.path()).unwrap();
+    let model = folder.path().join("model.safetensors");
+    (folder, model)
 }
