@@ -11,6 +11,12 @@ pub enum Padding {
     Same,
 }
 
+/// The positions of a side that make up one of `n` nearly equal parts: PyTorch's adaptive pooling. Parts may share a
+/// position.
+pub fn part(at: usize, n: usize, side: usize) -> std::ops::Range<usize> {
+    at * side / n..((at + 1) * side).div_ceil(n)
+}
+
 /// One operation. Maps are `(n, c, h, w)`, features `(n, f)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::op::{Op, Padding};
+use super::op::{Op, Padding, part};
 
 /// The tensors of one node, made ready once when the model is loaded.
 pub(super) enum Params {
@@ -123,19 +123,18 @@ fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
     xs.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)
 }
 
-/// PyTorch's adaptive pooling: part `i` covers `⌊i·h / side⌋ .. ⌈(i + 1)·h / side⌉`.
+/// The mean of each part.
 fn adaptive_avg_pool(xs: &Tensor, side: usize) -> Result<Tensor> {
     let (_, _, h, w) = xs.dims4()?;
     if (h, w) == (side, side) {
         return Ok(xs.clone());
     }
-    let part = |i: usize, n: usize| (i * n / side, ((i + 1) * n).div_ceil(side));
     let mut rows = Vec::with_capacity(side);
-    for (start, end) in (0..side).map(|i| part(i, h)) {
-        let band = xs.narrow(2, start, end - start)?.mean_keepdim(2)?; // (n, c, 1, w)
+    for own in (0..side).map(|at| part(at, side, h)) {
+        let band = xs.narrow(2, own.start, own.len())?.mean_keepdim(2)?; // (n, c, 1, w)
         let mut cells = Vec::with_capacity(side);
-        for (start, end) in (0..side).map(|i| part(i, w)) {
-            cells.push(band.narrow(3, start, end - start)?.mean_keepdim(3)?);
+        for own in (0..side).map(|at| part(at, side, w)) {
+            cells.push(band.narrow(3, own.start, own.len())?.mean_keepdim(3)?);
         }
         rows.push(Tensor::cat(&cells, 3)?);
     }

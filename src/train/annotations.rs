@@ -27,6 +27,21 @@ pub struct Annotated {
     pub key: String,
 }
 
+/// Finds the columns of a table by their names.
+pub(super) fn columns(
+    reader: &mut csv::Reader<std::fs::File>,
+    path: &Path,
+) -> anyhow::Result<impl Fn(&str) -> anyhow::Result<usize> + use<>> {
+    let path = path.display().to_string();
+    let header = reader.headers().map_err(|error| usage!("{path}: {error}"))?.clone();
+    Ok(move |name: &str| {
+        header.iter().position(|it| it == name).ok_or_else(|| {
+            let found: Vec<&str> = header.iter().collect();
+            usage!("{path} has no column `{name}`; it has {}", found.join(", "))
+        })
+    })
+}
+
 /// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file. `row` says where
 /// in a layer the unit of a number is.
 pub fn read(
@@ -36,13 +51,7 @@ pub fn read(
 ) -> anyhow::Result<Vec<Annotated>> {
     let mut reader = csv::Reader::from_path(path)
         .map_err(|error| usage!("cannot read the annotations {}: {error}", path.display()))?;
-    let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
-    let column = |name: &str| {
-        header.iter().position(|it| it == name).ok_or_else(|| {
-            let found: Vec<&str> = header.iter().collect();
-            usage!("{} has no column `{name}`; it has {}", path.display(), found.join(", "))
-        })
-    };
+    let column = columns(&mut reader, path)?;
     let (layer, unit, summary) = (column("layer")?, column("unit")?, column("summary")?);
     let mut order = Vec::new();
     let mut texts: BTreeMap<Unit, Vec<String>> = BTreeMap::new();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use super::annotations::part;
+use super::annotations::{columns, part};
 use crate::exemplars::SiteExemplars;
 use crate::files::sha256;
 use crate::weights::words;
@@ -104,14 +104,9 @@ impl Regions {
 fn table(path: &Path) -> anyhow::Result<(Vec<usize>, Vec<String>)> {
     let mut reader = csv::Reader::from_path(path)
         .map_err(|error| usage!("cannot read the regions {}: {error}", path.display()))?;
-    let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
-    let column = |name: &str| {
-        header.iter().position(|it| it == name).ok_or_else(|| {
-            usage!("{} has no column `{name}`; image and phrase are wanted", path.display())
-        })
-    };
+    let column = columns(&mut reader, path)?;
     let (image, phrase) = (column("image")?, column("phrase")?);
-    let region = header.iter().position(|it| it == "region");
+    let region = column("region").ok();
     let (mut ids, mut phrases) = (vec![], vec![]);
     for record in reader.records() {
         let record = record.map_err(|error| usage!("{}: {error}", path.display()))?;

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::model::graph::NodeId;
+use crate::model::op::part;
 use crate::model::run::{Network, Record};
 
 /// How a mask is brought to the size of a map.
@@ -164,7 +165,8 @@ impl Mask<'_> {
                         - corner(row.end, column.start);
                     n as f32 / (row.len() * column.len()) as f32
                 };
-                let (rows, columns) = (parts(h, side), parts(w, side));
+                let parts = |n: usize| (0..n).map(|at| part(at, n, side)).collect::<Vec<_>>();
+                let (rows, columns) = (parts(h), parts(w));
                 let shares = rows.iter().flat_map(|y| columns.iter().map(move |x| share(y, x)));
                 shares.collect()
             }
@@ -188,11 +190,6 @@ impl Mask<'_> {
         }
         shares
     }
-}
-
-/// The pixels that each position covers; PyTorch's adaptive pooling.
-fn parts(n: usize, side: usize) -> Vec<Range<usize>> {
-    (0..n).map(|i| i * side / n..((i + 1) * side).div_ceil(n)).collect()
 }
 
 /// The two pixels around each position's middle, and how much of the second; `align_corners = False`.

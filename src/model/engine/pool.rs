@@ -1,5 +1,6 @@
 //! Pooling and everything else that works on each channel alone.
 
+use super::super::op::part;
 use super::finish::Target;
 use super::layout::{Aligned, Part, PartMut};
 use super::vector::{Isa, Vector, Work};
@@ -53,7 +54,7 @@ impl Work for Job<'_> {
                             }
                             Each::Average { side } => {
                                 let (rows, columns) =
-                                    (part(y, from.h, side), part(x, from.w, side));
+                                    (part(y, side, from.h), part(x, side, from.w));
                                 let share = 1. / (rows.len() * columns.len()) as f32;
                                 let mut sum = m.splat(0.);
                                 for y in rows {
@@ -89,11 +90,6 @@ fn window(
 ) -> std::ops::Range<usize> {
     let start = at * stride;
     start.saturating_sub(padding)..(start + size - padding).min(side)
-}
-
-/// Part `at` of `n`: PyTorch's adaptive pooling.
-fn part(at: usize, side: usize, n: usize) -> std::ops::Range<usize> {
-    at * side / n..((at + 1) * side).div_ceil(n)
 }
 
 /// Every `stride`-th position, behind `before` channels of zeros.
