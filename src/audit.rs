@@ -323,10 +323,7 @@ pub(crate) fn write(
         let preprocess = &subject.probe.preprocess;
         let side = preprocess.crop as usize;
         let mut picture = |id: usize| {
-            let path = dataset.root.join(&dataset.pictures[id].file);
-            let bytes =
-                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let cropped = preprocess.crop(&data::decode(&bytes)?)?;
+            let cropped = data::read_crop(dataset, preprocess, id)?;
             let channels =
                 (0..3).flat_map(|channel| cropped.pixels().map(move |pixel| pixel.0[channel]));
             Ok(channels.collect())

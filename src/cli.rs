@@ -29,7 +29,8 @@ pub struct Shared {
     /// The architecture, when tensor names and shapes do not tell
     #[arg(long, value_name = "NAME", env = "MILAN_ARCH")]
     pub arch: Option<String>,
-    /// The pictures: a folder of class folders, or one with a metadata.csv (file_name,label)
+    /// The pictures: a folder of class folders, or one with a metadata.csv (file_name,label), or drawn ones,
+    /// demo:N:SEED:SPLIT
     #[arg(long, value_name = "D", env = "MILAN_DATA")]
     pub data: Option<String>,
     /// Class names, one a line, in the order of the network's outputs

@@ -230,7 +230,7 @@ fn run_in_parts<'a>(
             Ok((network.run(&xs, &mut watch)?, ids))
         })
         .collect();
-    // Of several errors that of the first picture, whatever ended first.
+    // Of several errors that of the first part, whatever ended first.
     parts.into_iter().collect()
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use crate::data::{self, Preprocess};
+use crate::data::{self, Dataset, Preprocess};
 use crate::demo;
 use crate::model::Model;
 use crate::model::graph::Graph;
@@ -20,7 +20,8 @@ pub struct Source {
     /// `demo`, a file, a folder, or `hf:org/name[@revision]`.
     pub model: String,
     pub arch: Option<String>,
-    /// A folder of pictures; `None` with the demo means the demo's own.
+    /// A folder of pictures, or `demo:N:SEED:SPLIT` ([`Scenes`](crate::data::scenes::Scenes)); `None` with the demo
+    /// means the demo's own.
     pub data: Option<String>,
     /// A file with one class name a line, in the order of the network's outputs.
     pub classes: Option<PathBuf>,
@@ -63,16 +64,18 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
         Some(file) => read_classes(file)?,
         None => known_classes(&model, config.as_ref()),
     };
-    let data_path = match (&source.data, &demo) {
-        (Some(data), _) if data != "demo" => PathBuf::from(data),
-        (_, Some(demo)) => demo.pictures.clone(),
+    let mut dataset = match (source.data.as_deref(), &demo) {
+        (Some(data), _) if data.starts_with("demo:") => {
+            Dataset::drawn(data.parse()?, data, &classes)
+        }
+        (Some(data), _) if data != "demo" => data::open(Path::new(data), &classes)?,
+        (_, Some(demo)) => data::open(&demo.pictures, &classes)?,
         _ => {
             return Err(usage!(
                 "no pictures were named: --data FOLDER wants class folders, or pictures with a metadata.csv"
             ));
         }
     };
-    let mut dataset = data::open(&data_path, &classes)?;
     let mut warnings = model.warnings.clone();
     let n_classes = model.n_classes();
     if classes.is_empty() && dataset.classes.len() == n_classes {

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use anyhow::Context;
 
-use super::{Dataset, Picture};
+use super::{Dataset, Origin, Picture};
 use crate::usage;
 
 const METADATA: &str = "metadata.csv";
@@ -34,7 +34,8 @@ pub fn open(path: &Path, classes: &[String]) -> anyhow::Result<Dataset> {
     if pictures.is_empty() {
         return Err(usage!("{} holds no picture ({})", path.display(), ENDINGS.join(", ")));
     }
-    Ok(Dataset { root: path.to_owned(), source: path.display().to_string(), pictures, classes })
+    let origin = Origin::Folder(path.to_owned());
+    Ok(Dataset { origin, source: path.display().to_string(), pictures, classes })
 }
 
 /// A file and what it is labelled with.

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Dataset, Preprocess, decode};
-use crate::files::{hex, sha256};
+use super::{Dataset, Preprocess};
+use crate::files::hex;
 
 /// Some pictures as the network reads them.
 pub struct Batch {
@@ -118,9 +118,8 @@ pub fn read_crop(
     preprocess: &Preprocess,
     id: usize,
 ) -> anyhow::Result<RgbImage> {
-    let file = &dataset.pictures[id].file;
-    let read = || preprocess.crop(&decode(&std::fs::read(dataset.root.join(file))?)?);
-    read().with_context(|| format!("cannot read {file} again"))
+    let cropped = dataset.read(id).1.and_then(|picture| preprocess.crop(&picture));
+    cropped.with_context(|| format!("cannot read {} again", dataset.pictures[id].file))
 }
 
 fn read_batch(
@@ -133,13 +132,10 @@ fn read_batch(
     let read: Vec<(Option<String>, anyhow::Result<()>)> = ids
         .par_iter()
         .zip(values.par_chunks_exact_mut(each))
-        .map(|(&id, values)| match std::fs::read(dataset.root.join(&dataset.pictures[id].file)) {
-            Ok(bytes) => {
-                let cropped = decode(&bytes).and_then(|picture| preprocess.crop(&picture));
-                let done = cropped.map(|cropped| preprocess.normalise(&cropped, values));
-                (Some(sha256(&bytes)), done)
-            }
-            Err(error) => (None, Err(error.into())),
+        .map(|(&id, values)| {
+            let (sha256, picture) = dataset.read(id);
+            let cropped = picture.and_then(|picture| preprocess.crop(&picture));
+            (sha256, cropped.map(|cropped| preprocess.normalise(&cropped, values)))
         })
         .collect();
     let mut decoded = Decoded { ids: vec![], values, skipped: vec![], manifest: String::new() };

@@ -104,15 +104,16 @@ impl Preprocess {
         3 * self.crop as usize * self.crop as usize
     }
 
-    /// Normalised values `(3, crop, crop)`, row by row, of a picture from [`crop`](Preprocess::crop).
+    /// Writes the normalised values `(3, crop, crop)`, row by row, of a picture from [`crop`](Preprocess::crop).
     pub fn normalise(&self, cropped: &RgbImage, values: &mut [f32]) {
         normalise(cropped, &self.mean, &self.std, values);
     }
 }
 
-/// `(3, height, width)`: each colour in 0..=1, less its mean, in standard deviations.
+/// Writes `(3, height, width)`: each colour in 0..=1, less its mean, in standard deviations.
 pub fn normalise(picture: &RgbImage, mean: &[f32; 3], std: &[f32; 3], values: &mut [f32]) {
     let n = (picture.width() * picture.height()) as usize;
+    debug_assert_eq!(values.len(), 3 * n);
     for (channel, values) in values.chunks_exact_mut(n.max(1)).enumerate() {
         for (value, pixel) in values.iter_mut().zip(picture.pixels()) {
             *value = (f32::from(pixel.0[channel]) / 255. - mean[channel]) / std[channel];

@@ -67,7 +67,7 @@ impl Buckets {
         }
         loop {
             let (page, at) = (self.lowest / PAGE, self.lowest % PAGE);
-            let Some(buckets) = &self.pages[page] else {
+            let Some(buckets) = &mut self.pages[page] else {
                 self.lowest = (page + 1) * PAGE;
                 continue;
             };
@@ -76,6 +76,7 @@ impl Buckets {
                 return least(self.lowest).next_down();
             }
             self.n -= n;
+            buckets[at] = EMPTY;
             self.lowest += 1;
             if at + 1 == PAGE {
                 self.pages[page] = None;
@@ -163,5 +164,17 @@ mod tests {
         buckets.merge(&others);
         assert!(3.9 < buckets.keep(2));
         assert_eq!(largest(&buckets), [250., 4.]);
+
+        // What was dropped does not come back with others of its octave.
+        let mut buckets = Buckets::default();
+        [1., 1., 1.5, 1.5].iter().for_each(|it| buckets.add(*it));
+        buckets.keep(2);
+        let mut others = Buckets::default();
+        others.add(1.);
+        others.merge(&buckets);
+        assert_eq!(largest(&others), [1.5, 1.5, 1.]);
+        buckets.merge(&others);
+        buckets.keep(2);
+        assert_eq!(largest(&buckets), [1.5, 1.5, 1.5, 1.5]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{inconclusive, usage};
 
 /// What one site's units fire on, as far as the pictures were seen.
 ///
-/// Its memory is bounded by units times `top_k` maps and by 512 KB a unit for its quantile, which is exact
+/// Its memory is bounded by units times `top_k` maps and by about 512 KB a unit for its quantile, which is exact
 /// up to six million values. Pictures may be gathered in parts, by several `Gather`s over disjoint
 /// pictures, and [merged](Gather::merge).
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl Gather {
                     ));
                 };
                 let seen = &mut self.units[unit];
-                let map = |to: &mut [f16]| half(&maps.map(picture, unit), to);
+                let map = |to: &mut [f16]| to_half(&maps.map(picture, unit), to);
                 seen.top.offer(id, highest, h * w, map);
                 let there = |place| maps.value(picture, unit, cell(place, (h, w)));
                 if let Some(there) = places.iter().copied().map(there).max_by(f32::total_cmp) {
@@ -230,7 +230,7 @@ impl Survey for Surveyed<'_> {
 }
 
 /// Maps are kept in half precision; values beyond its range become its largest.
-fn half(map: &[f32], to: &mut [f16]) {
+fn to_half(map: &[f32], to: &mut [f16]) {
     let (least, most) = (f16::MIN.to_f32(), f16::MAX.to_f32());
     let cut: Vec<f32> = map.iter().map(|it| it.clamp(least, most)).collect();
     to.convert_from_f32_slice(&cut);
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn values_beyond_half_precision_become_its_largest() {
         let mut found = [f16::ZERO; 3];
-        half(&[1e9, -1e9, 0.5], &mut found);
+        to_half(&[1e9, -1e9, 0.5], &mut found);
         assert_eq!(found.map(f16::to_f32), [65504., -65504., 0.5]);
     }
 

@@ -7,7 +7,7 @@
 
 use super::buckets::Buckets;
 
-/// The most values above the quantile that are kept one by one: half a mebibyte at most.
+/// The most values above the quantile that are kept one by one: about half a mebibyte.
 pub const EXACT: usize = 1 << 16;
 
 /// The largest values of a stream of finite values.

@@ -92,11 +92,6 @@ impl Ablate {
         }
         ablate
     }
-
-    /// The first node that is changed: everything before it runs as if untouched.
-    pub fn first(&self) -> Option<NodeId> {
-        self.keep.keys().next().copied()
-    }
 }
 
 impl Tap for Ablate {
@@ -111,6 +106,7 @@ impl Tap for Ablate {
         Ok(ys.broadcast_mul(&keep)?)
     }
 
+    /// As [`at`](Tap::at), but that what is not a number becomes zero as well.
     fn look(&mut self, id: NodeId, _: usize, maps: &mut Blocks<'_>) -> anyhow::Result<bool> {
         let keep = self.keep.get(&id).into_iter().flatten().enumerate();
         keep.filter(|it| *it.1 == 0.).for_each(|(channel, _)| maps.silence(channel));

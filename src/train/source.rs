@@ -110,9 +110,8 @@ impl Source {
         }
         let dataset = data::open(folder, &[])?;
         let mut list = String::new();
-        for picture in &dataset.pictures {
-            let size = std::fs::metadata(dataset.root.join(&picture.file)).map_or(0, |it| it.len());
-            list += &format!("{} {size}\n", picture.file);
+        for (id, picture) in dataset.pictures.iter().enumerate() {
+            list += &format!("{} {}\n", picture.file, dataset.file_size(id));
         }
         Ok((dataset, sha256(list.as_bytes())))
     }

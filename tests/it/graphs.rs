@@ -78,7 +78,7 @@ fn real_answers_do_not_depend_on_what_computes_them() {
         let model = load(&path);
         let oracle = load(&path).network.computed(Compute::Candle);
         let mut dataset = milan::data::open(&data.join(pictures), &[]).unwrap();
-        let step = dataset.pictures.len() / n;
+        let step = (dataset.pictures.len() / n).max(1);
         dataset.pictures = dataset.pictures.into_iter().step_by(step).collect();
         let mut n_seen = 0;
         for batch in Loader::new(&dataset, &Preprocess::of(&model.arch), 20) {

@@ -100,8 +100,11 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
             "its format is {found}, and this program reads {FORMAT}; train it anew with milan-train"
         ));
     }
-    let settings =
+    let settings: Settings =
         serde_json::from_str(settings).map_err(|error| inconclusive!("its settings: {error}"))?;
+    if settings.encoder.input.side == 0 {
+        return Err(inconclusive!("its settings: the encoder's pictures have no pixels"));
+    }
     let lines = |key: &str| anyhow::Ok(text(key)?.split('\n').map(str::to_owned).collect());
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {

@@ -31,7 +31,7 @@ pub(super) fn tensor(maps: Part<'_>) -> candle_core::Result<Tensor> {
 
 /// Takes `(n, c, h, w)` in.
 pub(super) fn read(maps: &mut PartMut<'_>, xs: &Tensor) -> anyhow::Result<()> {
-    let xs = xs.to_dtype(DType::F32)?.contiguous()?;
+    let xs = xs.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("the input is not in main memory") };
     let values = &storage.as_slice::<f32>()?[layout.start_offset()..];

@@ -123,7 +123,8 @@ pub(super) struct Maps {
 
 impl Default for Maps {
     fn default() -> Maps {
-        Maps::zeros(0, Shape::new((0, 0, 0), Around::default(), 1))
+        let shape = Shape::new((0, 0, 0), Around::default(), 1);
+        Maps { n: 0, shape, values: Aligned::default() }
     }
 }
 

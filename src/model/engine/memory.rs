@@ -16,7 +16,8 @@ use super::packed::Packed;
 use super::winograd::{self, Scratch};
 
 /// Bytes of a map that are worth keeping in the cache: of smaller ones several pictures go together.
-const CACHED: usize = 1600 << 10;
+/// Tests have small maps, and are to see several stretches.
+const CACHED: usize = if cfg!(test) { 16 << 10 } else { 1600 << 10 };
 
 /// The memory of one run.
 pub(super) struct Memory {

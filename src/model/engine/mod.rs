@@ -20,8 +20,9 @@
 //! plain arrays. The code is the same for all of them and has no `unsafe`; tests run it with arrays of 8 and of
 //! 16 as well.
 //!
-//! Nothing here uses more than one thread: callers take a few pictures a thread through the whole network, which
-//! needs no waiting inside an op and keeps a step's output in the cache for the next one.
+//! A run uses one thread: callers take a few pictures a thread through the network, which needs no waiting inside
+//! an op. Of these, as many go through some steps together as keep a step's output in the cache for the next one
+//! (`memory`).
 
 mod blocks;
 mod depthwise;
@@ -44,7 +45,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -150,6 +151,7 @@ impl Engine {
         let inputs = plan.inputs.iter().map(input).collect::<anyhow::Result<Vec<_>>>()?;
         let mut memory = self.memory(graph, &plan, &inputs)?;
         let n = memory.sides.0;
+        ensure!(0 < n, "a network runs on one picture at least");
         for (&id, xs) in plan.inputs.iter().zip(&inputs) {
             read(&mut memory.part_mut(id, 0..n), xs)?;
         }
@@ -236,10 +238,14 @@ impl Engine {
             sides.0 = n;
             sides.1.push((h, w));
         }
-        match lock(&plan.idle).pop().filter(|it| it.sides == sides) {
-            Some(memory) => Ok(memory),
-            None => Memory::new(graph, plan, sides, self.isa.lanes()),
+        let mut idle = lock(&plan.idle);
+        if let Some(at) = idle.iter().position(|it| it.sides == sides) {
+            return Ok(idle.swap_remove(at));
         }
+        // Other sides are not likely to come back.
+        idle.pop();
+        drop(idle);
+        Memory::new(graph, plan, sides, self.isa.lanes())
     }
 
     fn step(

@@ -155,7 +155,7 @@ fn wired() -> Graph {
 
 #[test]
 fn a_network_is_candles_at_every_site_whatever_the_pictures_sides() {
-    for (n, h, w) in [(1, 32, 32), (3, 45, 37), (2, 28, 61)] {
+    for (n, h, w) in [(1, 32, 32), (5, 45, 37), (3, 28, 61)] {
         check(&wired(), &pictures(n, 3, h, w));
     }
 }
@@ -164,7 +164,7 @@ fn a_network_is_candles_at_every_site_whatever_the_pictures_sides() {
 #[test]
 fn ablated_and_halved_runs_are_candles() {
     let graph = wired();
-    let xs = pictures(2, 3, 40, 33);
+    let xs = pictures(3, 3, 40, 33);
     let oracle = network(&graph, Compute::Candle);
     let networks: Vec<Network> = ways().into_iter().map(|by| network(&graph, by)).collect();
     for id in 1..graph.nodes().len() - 1 {
@@ -228,7 +228,7 @@ impl Tap for Negate {
 #[test]
 fn what_a_tap_gives_back_is_what_the_next_nodes_see() {
     let graph = wired();
-    let xs = pictures(2, 3, 32, 40);
+    let xs = pictures(3, 3, 32, 40);
     for id in 1..graph.nodes().len() {
         let wanted = network(&graph, Compute::Candle).run(&xs, &mut Negate(id)).unwrap();
         for by in ways() {
