@@ -56,6 +56,13 @@ fn mistakes_of_the_user_end_with_2_and_one_line() {
         2,
         "error: --layers: `conv7` matches no layer of the network; its own choice is conv1, layer1, layer2, layer3",
     );
+    check_error(
+        "milan-audit",
+        at,
+        &["--data", "demo:5:0:dirty"],
+        2,
+        "error: `demo:5:0:dirty` names no drawn pictures; wanted demo:N:SEED:SPLIT, such as demo:500:0:clean; splits are mixed, clean, train, adversarial, face-train, face-adversarial, tint-train, tint-adversarial",
+    );
     check_error("milan-audit", at, &["--top-k", "0"], 2, "error: --top-k wants at least 1");
     check_error(
         "milan-audit",

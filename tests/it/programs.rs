@@ -100,6 +100,25 @@ fn the_readme_shows_what_the_programs_print() {
     }
 }
 
+/// A network whose classes are those of the drawn pictures is audited on them, without a file of pictures.
+#[test]
+fn drawn_pictures_need_no_folder() {
+    let folder = folder();
+    let classes = milan::data::scenes::CLASSES;
+    let graph = zoo::by_name("cifar_resnet8").unwrap().build(classes.len());
+    let model = folder.path().join("drawn.safetensors");
+    let tensors: HashMap<String, Tensor> = filled(&graph).into_iter().collect();
+    candle_core::safetensors::save(&tensors, &model).unwrap();
+    std::fs::write(folder.path().join("classes.txt"), classes.join("\n")).unwrap();
+    let arguments = ["--model", "drawn.safetensors", "--data", "demo:60:1:mixed"];
+    let more = ["--classes", "classes.txt", "--policy", "text", "--output", "json"];
+    let ran = run("milan-audit", folder.path(), &[&arguments[..], &more[..]].concat());
+    let report: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr));
+    assert_eq!(report["data"]["images"], 60);
+    assert_eq!(report["data"]["source"], "demo:60:1:mixed");
+}
+
 /// Winograd's transforms round otherwise, and nothing that is said depends on it.
 #[test]
 fn an_exact_audit_says_the_same() {

@@ -319,7 +319,10 @@ mod tests {
         for (_, split) in SPLITS {
             (0..50).for_each(|it| bytes.extend(scenes(split).draw(it).picture.into_raw()));
         }
-        assert_eq!(sha256(&bytes), "7cb164897b5ae34aa039fccd7f225abda42cff1b10817f972178134ac66f1acd");
+        assert_eq!(
+            sha256(&bytes),
+            "7cb164897b5ae34aa039fccd7f225abda42cff1b10817f972178134ac66f1acd"
+        );
         let other = Scenes { seed: 4, ..scenes(Split::Clean) };
         assert_ne!(other.draw(0).picture, scenes(Split::Clean).draw(0).picture);
         assert_ne!(scenes(Split::Mixed).draw(0).picture, scenes(Split::Clean).draw(0).picture);
