@@ -1,8 +1,8 @@
 //! The engine's kernels one by one, on one thread, beside the most that the machine could do.
 //!
-//! `cargo bench --bench kernels`. Each network is a stem and then the same op again and again on four pictures; what
-//! is shown as elements per second are floating-point operations, a multiply-add counting as two (those of the sum as it
-//! is defined, also where Winograd's transforms need fewer; comparisons of pooling counting as one).
+//! `cargo bench --bench kernels`. Each network is a stem and then the same op again and again on four pictures. What
+//! is shown as elements per second are floating-point operations of the sum as it is defined, also where
+//! Winograd's transforms need fewer: a multiply-add counts as two, a comparison of pooling as one.
 
 use std::hint::black_box;
 

@@ -2,8 +2,9 @@
 //!
 //! Of `n` values the `q`-quantile lies among the largest `(1 - q) n`. The least of so many seen so far never
 //! falls, so what is not above it is gone for good, and soon that is nearly everything. Up to [`EXACT`] values
-//! are kept as they are; of longer streams those that are nearly the same are put together (`buckets`), which puts the quantile's rank off by
-//! a part of those that share its bucket. Either way the order in which values come makes no difference.
+//! are kept as they are; of longer streams those that are nearly the same are put together (`buckets`), which puts
+//! the quantile's rank off by a part of those that share its bucket. Either way the order in which values come
+//! makes no difference.
 
 use super::buckets::Buckets;
 
