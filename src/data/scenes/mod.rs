@@ -180,12 +180,12 @@ impl Drawing<'_> {
         // `SIDE` is not 0, the only thing that a brush minds.
         #[allow(clippy::expect_used)]
         let mut brush = Brush::new(SIDE).expect("a picture has sides");
-        let pale = |rng: &mut ChaCha8Rng| std::array::from_fn(|_| rng.random_range(0.45f32..0.95));
+        let pale = |rng: &mut ChaCha8Rng| std::array::from_fn(|_| rng.random_range(0.25f32..0.95));
         let (from, to) = (pale(rng), pale(rng));
-        let noise = rng.random_range(0f32..0.08);
+        let noise = rng.random_range(0f32..0.15);
         brush.ground(from, to, noise, rng);
         let mut drawing = Drawing { brush, elements: vec![], rng };
-        for _ in 0..drawing.rng.random_range(0..=3u32) {
+        for _ in 0..drawing.rng.random_range(1..=6u32) {
             drawing.shape();
         }
         drawing
@@ -227,10 +227,10 @@ impl Drawing<'_> {
             2 => ("checked ", Texture::Checked(second)),
             _ => ("", Texture::Plain),
         };
-        let size = self.rng.random_range(15f32..25.);
+        let size = self.rng.random_range(9f32..22.);
         let mut middle = || self.rng.random_range(0.7 * size..64. - 0.7 * size);
         let at = (middle(), middle());
-        let turn = self.rng.random_range(-0.2f32..0.2);
+        let turn = self.rng.random_range(-0.4f32..0.4);
         self.brush.begin(at, size, turn);
         things::thing(&mut self.brush, class, Look { colour: value, texture }, self.rng);
         let mut phrases = vec![format!("{colour} {pattern}{class}"), format!("{colour} {class}")];
@@ -321,7 +321,7 @@ mod tests {
         }
         assert_eq!(
             sha256(&bytes),
-            "7cb164897b5ae34aa039fccd7f225abda42cff1b10817f972178134ac66f1acd"
+            "d32217dc0a2c8a917be058ab1592e5802e8f5a2d4ddd0d74d0054fbc6bd073cc"
         );
         let other = Scenes { seed: 4, ..scenes(Split::Clean) };
         assert_ne!(other.draw(0).picture, scenes(Split::Clean).draw(0).picture);
