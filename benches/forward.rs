@@ -11,15 +11,13 @@ use candle_core::{Device, Tensor};
 use milan::model::engine::Isa;
 use milan::model::run::{Compute, Network, Untapped};
 use milan::model::zoo;
+use milan::pass::TOGETHER;
 use rayon::prelude::*;
 
 mod random;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Pictures that a thread takes through the network together.
-const TOGETHER: usize = 8;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|it| it != "--bench");

@@ -205,7 +205,7 @@ impl Tap for Watch<'_> {
 }
 
 /// Pictures that a thread takes through the network together.
-const TOGETHER: usize = 8;
+pub const TOGETHER: usize = 8;
 
 /// Each thread takes a few of the pictures after the other through the whole network. Gives the logits of each part
 /// with its pictures.

@@ -65,9 +65,7 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
         None => known_classes(&model, config.as_ref()),
     };
     let mut dataset = match (source.data.as_deref(), &demo) {
-        (Some(data), _) if data.starts_with("demo:") => {
-            Dataset::drawn(data.parse()?, data, &classes)
-        }
+        (Some(data), _) if data.starts_with("demo:") => Dataset::drawn(data, &classes)?,
         (Some(data), _) if data != "demo" => data::open(Path::new(data), &classes)?,
         (_, Some(demo)) => data::open(&demo.pictures, &classes)?,
         _ => {

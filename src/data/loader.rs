@@ -147,7 +147,10 @@ fn read_batch(
         match done {
             Ok(()) => {
                 // Those that could not be read leave no gap.
-                decoded.values.copy_within(at * each..(at + 1) * each, decoded.ids.len() * each);
+                let to = decoded.ids.len();
+                if to < at {
+                    decoded.values.copy_within(at * each..(at + 1) * each, to * each);
+                }
                 decoded.ids.push(id);
             }
             Err(error) => {

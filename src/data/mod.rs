@@ -48,8 +48,9 @@ pub enum Origin {
 }
 
 impl Dataset {
-    /// Drawn pictures; `classes` are the model's class names, empty where nobody knows them.
-    pub fn drawn(scenes: Scenes, source: &str, classes: &[String]) -> Dataset {
+    /// The pictures of `demo:N:SEED:SPLIT`; `classes` are the model's class names, empty where nobody knows them.
+    pub fn drawn(source: &str, classes: &[String]) -> anyhow::Result<Dataset> {
+        let scenes: Scenes = source.parse()?;
         let names = scenes::CLASSES.map(str::to_owned);
         let picture = |number: usize| {
             let name = &names[scenes.label(number)];
@@ -61,7 +62,7 @@ impl Dataset {
         };
         let pictures = (0..scenes.n).map(picture).collect();
         let classes = if classes.is_empty() { names.to_vec() } else { classes.to_vec() };
-        Dataset { origin: Origin::Drawn(scenes), source: source.to_owned(), pictures, classes }
+        Ok(Dataset { origin: Origin::Drawn(scenes), source: source.to_owned(), pictures, classes })
     }
 
     /// The pixels of a picture, and the sha256 of the file that holds them, or of themselves where they are drawn.

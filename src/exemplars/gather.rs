@@ -144,7 +144,7 @@ impl Gather {
         let (n_units, h, w) = self.shape.context("no picture was looked at")?;
         let dead = |seen: &Seen| seen.tail.range().is_none_or(|(low, high)| low == high);
         let dead = self.units.iter().map(dead).collect();
-        let quantiles = self.units.par_iter_mut().map(|seen| seen.take_quantile(quantile));
+        let quantiles = self.units.par_iter_mut().map(|seen| seen.tail.quantile(quantile));
         let thresholds: Vec<f32> = quantiles.collect::<Option<_>>().context("no value was seen")?;
         let mut found = SiteExemplars {
             n_units,
@@ -237,10 +237,6 @@ fn to_half(map: &[f32], to: &mut [f16]) {
 }
 
 impl Seen {
-    fn take_quantile(&mut self, q: f64) -> Option<f32> {
-        std::mem::replace(&mut self.tail, Tail::new(0, q)).quantile(q)
-    }
-
     /// The `k` pictures in which the unit fires at a place drawn. Where there are fewer they repeat, and where
     /// there is none the strongest stand in.
     fn spread(&self, k: usize, threshold: f32) -> impl Iterator<Item = (usize, f32, &[f16])> {

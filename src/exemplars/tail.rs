@@ -106,7 +106,7 @@ impl Tail {
     ///
     /// The i-th smallest value lies at the middle of its weight, `(i − 0.5) / n` (Hazen's rule), the minimum at 0
     /// and the maximum at 1, with straight lines between, as netdissect's `RunningQuantile`.
-    pub fn quantile(mut self, q: f64) -> Option<f32> {
+    pub fn quantile(&mut self, q: f64) -> Option<f32> {
         let (low, high) = self.range?;
         let (low, high, n) = (f64::from(low), f64::from(high), self.count as f64);
         // The place of the quantile among all values in order, and from above.
@@ -187,7 +187,7 @@ mod tests {
         for n in [1, 2, 5, 99, 100, 101, 8000] {
             for all in orders(&values(n)) {
                 for q in [0.5, 0.9, 0.99, 0.995] {
-                    let whole = tail(&all, n, q);
+                    let mut whole = tail(&all, n, q);
                     let (low, high) = whole.range().unwrap();
                     assert!(all.iter().all(|it| (low..=high).contains(it)));
                     assert!(whole.bytes() <= (4 * whole.keep + 128) * 4);

@@ -81,12 +81,8 @@ impl Brush {
 
     /// A line of some width, in the thing's coordinates.
     pub(super) fn line(&mut self, points: &[(f32, f32)], width: f32, colour: Colour) {
-        let mut path = PathBuilder::new();
-        for (at, &(x, y)) in points.iter().enumerate() {
-            if at == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
-        }
         let stroke = Stroke { width, ..Stroke::default() };
-        let outline = path.finish().and_then(|it| it.stroke(&stroke, 8.));
+        let outline = through(points).finish().and_then(|it| it.stroke(&stroke, 8.));
         self.fill(outline, colour);
     }
 
@@ -98,8 +94,7 @@ impl Brush {
             let share = (at / width) as f32 / side;
             let shade = rng.random_range(-1f32..1.) * noise;
             let value = |i: usize| (from[i] + (to[i] - from[i]) * share + shade).clamp(0., 1.);
-            let colour = Color::from_rgba(value(0), value(1), value(2), 1.);
-            *pixel = colour.unwrap_or(Color::BLACK).premultiply().to_color_u8();
+            *pixel = opaque([0, 1, 2].map(value)).premultiply().to_color_u8();
         }
     }
 
@@ -108,8 +103,7 @@ impl Brush {
         for pixel in self.pixmap.pixels_mut() {
             let old = [pixel.red(), pixel.green(), pixel.blue()].map(|it| f32::from(it) / 255.);
             let value = |i: usize| old[i] + (colour[i] - old[i]) * share;
-            let colour = Color::from_rgba(value(0), value(1), value(2), 1.);
-            *pixel = colour.unwrap_or(Color::BLACK).premultiply().to_color_u8();
+            *pixel = opaque([0, 1, 2].map(value)).premultiply().to_color_u8();
         }
     }
 
@@ -121,8 +115,11 @@ impl Brush {
 }
 
 fn paint(colour: Colour) -> Paint<'static> {
-    let colour = Color::from_rgba(colour[0], colour[1], colour[2], 1.).unwrap_or(Color::BLACK);
-    Paint { shader: Shader::SolidColor(colour), anti_alias: true, ..Paint::default() }
+    Paint { shader: Shader::SolidColor(opaque(colour)), anti_alias: true, ..Paint::default() }
+}
+
+fn opaque([red, green, blue]: Colour) -> Color {
+    Color::from_rgba(red, green, blue, 1.).unwrap_or(Color::BLACK)
 }
 
 pub(super) fn disc((x, y): (f32, f32), radius: f32) -> Option<Path> {
@@ -138,12 +135,18 @@ pub(super) fn block((left, top): (f32, f32), (right, bottom): (f32, f32)) -> Opt
 }
 
 pub(super) fn polygon(points: &[(f32, f32)]) -> Option<Path> {
+    let mut path = through(points);
+    path.close();
+    path.finish()
+}
+
+/// Straight lines from point to point.
+fn through(points: &[(f32, f32)]) -> PathBuilder {
     let mut path = PathBuilder::new();
     for (at, &(x, y)) in points.iter().enumerate() {
         if at == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
     }
-    path.close();
-    path.finish()
+    path
 }
 
 /// The upper half of an oval.

@@ -57,8 +57,7 @@ impl<'a> Blocks<'a> {
         let (block, lane) = (channel / shape.lanes, channel % shape.lanes);
         let mut map = Vec::with_capacity(shape.h * shape.w);
         for y in 0..shape.h {
-            let at = picture * shape.picture() + shape.at(block, y, 0);
-            let row = &self.maps.values[at..][..shape.w * shape.lanes];
+            let row = &self.maps.values[shape.line(picture, block, y)];
             map.extend(row.chunks_exact(shape.lanes).map(|position| position[lane]));
         }
         map
@@ -70,8 +69,7 @@ impl<'a> Blocks<'a> {
         let (block, lane) = (channel / shape.lanes, channel % shape.lanes);
         for picture in 0..self.maps.n {
             for y in 0..shape.h {
-                let at = picture * shape.picture() + shape.at(block, y, 0);
-                let row = &mut self.maps.values[at..][..shape.w * shape.lanes];
+                let row = &mut self.maps.values[shape.line(picture, block, y)];
                 row.iter_mut().skip(lane).step_by(shape.lanes).for_each(|it| *it = 0.);
             }
         }
@@ -108,8 +106,8 @@ impl Work for Job<'_> {
             let mut sum = nothing;
             let (mut found, mut n_found) = ([[0f32; FOUND]; 16], [0; 16]);
             for y in 0..shape.h {
-                let at = picture * shape.picture() + shape.at(block, y, 0);
-                for position in maps.values[at..][..shape.w * M::LANES].chunks_exact(M::LANES) {
+                let row = &maps.values[shape.line(picture, block, y)];
+                for position in row.chunks_exact(M::LANES) {
                     let value = m.load(position);
                     least = m.min(least, value);
                     most = m.max(most, value);

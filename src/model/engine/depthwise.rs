@@ -1,7 +1,7 @@
 //! Convolution of each channel with a filter of its own: a vector holds the channels of a block.
 
 use super::direct::padded;
-use super::finish::Target;
+use super::finish::{Job, Target};
 use super::layout::{Aligned, Part};
 use super::vector::{Isa, Vector, Work};
 
@@ -50,14 +50,7 @@ pub(super) fn has_loop(stride: usize) -> bool {
     matches!(stride, 1 | 2)
 }
 
-struct Job<'a> {
-    conv: &'a Depthwise,
-    input: Part<'a>,
-    pads: (usize, usize),
-    target: Target<'a>,
-}
-
-struct Strided<'a, const STRIDE: usize>(Job<'a>);
+struct Strided<'a, const STRIDE: usize>(Job<'a, Depthwise>);
 
 impl<const STRIDE: usize> Work for Strided<'_, STRIDE> {
     #[inline(always)]

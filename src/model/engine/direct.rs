@@ -1,6 +1,6 @@
 //! Convolution as it is defined: every output position sums its window over all input channels.
 
-use super::finish::Target;
+use super::finish::{Job, Target};
 use super::layout::{Aligned, Part, Shape};
 use super::tile::{Walk, tile, tiles, with_positions};
 use super::vector::{Isa, Vector, Work};
@@ -70,14 +70,7 @@ pub(super) fn padded(values: &[f32], lanes: usize) -> Aligned {
     padded
 }
 
-struct Job<'a> {
-    conv: &'a Direct,
-    input: Part<'a>,
-    pads: (usize, usize),
-    target: Target<'a>,
-}
-
-struct Strided<'a, const STRIDE: usize, const PLANAR: bool>(Job<'a>);
+struct Strided<'a, const STRIDE: usize, const PLANAR: bool>(Job<'a, Direct>);
 
 impl<const STRIDE: usize, const PLANAR: bool> Work for Strided<'_, STRIDE, PLANAR> {
     #[inline(always)]

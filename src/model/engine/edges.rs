@@ -12,8 +12,7 @@ pub(super) fn means(maps: Part<'_>) -> candle_core::Result<Tensor> {
     for (picture, means) in means.chunks_mut(shape.c).enumerate() {
         for (block, means) in means.chunks_mut(shape.lanes).enumerate() {
             for y in 0..shape.h {
-                let first = picture * shape.picture() + shape.at(block, y, 0);
-                for position in maps.values[first..][..shape.w * shape.lanes].chunks(shape.lanes) {
+                for position in maps.values[shape.line(picture, block, y)].chunks(shape.lanes) {
                     means.iter_mut().zip(position).for_each(|(sum, value)| *sum += value);
                 }
             }

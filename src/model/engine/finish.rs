@@ -14,6 +14,14 @@ impl Cut {
     pub(super) const NONE: Cut = Cut { low: f32::NEG_INFINITY, high: f32::INFINITY };
 }
 
+/// A convolution of some pictures. `pads` are the zeros above and left of the window at the first position.
+pub(super) struct Job<'a, C> {
+    pub(super) conv: &'a C,
+    pub(super) input: Part<'a>,
+    pub(super) pads: (usize, usize),
+    pub(super) target: Target<'a>,
+}
+
 /// Where sums go.
 pub(super) struct Target<'a> {
     pub(super) out: PartMut<'a>,

@@ -87,6 +87,12 @@ impl Shape {
         block * self.block() + (y + self.top) * self.row() + (x + self.left) * self.lanes
     }
 
+    /// The places of a row of a block, zeros around it left out.
+    pub(super) fn line(&self, picture: usize, block: usize, y: usize) -> Range<usize> {
+        let start = picture * self.picture() + self.at(block, y, 0);
+        start..start + self.w * self.lanes
+    }
+
     /// Whether the rows of the map follow each other without zeros between them.
     pub(super) fn is_flat(&self) -> bool {
         self.columns == self.w
@@ -170,8 +176,7 @@ impl PartMut<'_> {
     pub(super) fn read(&mut self, values: &[f32]) {
         let shape = self.shape;
         for (picture, block, y, lane, channel) in self.part().rows() {
-            let at = picture * shape.picture() + shape.at(block, y, 0);
-            let row = &mut self.values[at..][..shape.w * shape.lanes];
+            let row = &mut self.values[shape.line(picture, block, y)];
             let from = &values[((picture * shape.c + channel) * shape.h + y) * shape.w..];
             let to = row.chunks_exact_mut(shape.lanes);
             to.zip(from).for_each(|(to, &from)| to[lane] = from);
@@ -185,8 +190,7 @@ impl Part<'_> {
         let shape = self.shape;
         let mut values = vec![0.; self.n * shape.c * shape.h * shape.w];
         for (picture, block, y, lane, channel) in self.rows() {
-            let at = picture * shape.picture() + shape.at(block, y, 0);
-            let row = &self.values[at..][..shape.w * shape.lanes];
+            let row = &self.values[shape.line(picture, block, y)];
             let to = &mut values[((picture * shape.c + channel) * shape.h + y) * shape.w..];
             let from = row.chunks_exact(shape.lanes);
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from[lane]);

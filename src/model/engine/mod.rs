@@ -114,16 +114,12 @@ impl Engine {
         params: &[Params],
         shown: &[NodeId],
     ) -> anyhow::Result<()> {
-        let n = graph.nodes().len();
-        let end = (1..n).find(|&id| !self.ours[id]).unwrap_or(n);
+        let end = self.end(1..graph.nodes().len());
         let known: Vec<Folded> = lock(&self.plans).packed.keys().copied().collect();
         let packed = plan::steps(graph, 1..end, |id| shown.contains(&id))
             .par_iter()
             .filter(|step| !known.contains(&step.folded()))
-            .map(|step| {
-                let packed = Packed::new(graph, params, step, self.isa.lanes(), self.winograd)?;
-                Ok((step.folded(), Arc::new(packed)))
-            })
+            .map(|step| Ok((step.folded(), self.pack(graph, params, step)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         lock(&self.plans).packed.extend(packed);
         Ok(())
@@ -139,7 +135,7 @@ impl Engine {
         nodes: Range<NodeId>,
         tap: &mut impl Tap,
     ) -> anyhow::Result<Range<NodeId>> {
-        let end = nodes.clone().find(|&id| !self.ours[id]).unwrap_or(nodes.end);
+        let end = self.end(nodes.clone());
         if end == nodes.start {
             return Ok(nodes);
         }
@@ -214,8 +210,7 @@ impl Engine {
             if let Some(packed) = known.packed.get(&step.folded()) {
                 return Ok((step, packed.clone()));
             }
-            let packed = Packed::new(graph, params, &step, self.isa.lanes(), self.winograd)?;
-            let packed = Arc::new(packed);
+            let packed = self.pack(graph, params, &step)?;
             known.packed.insert(step.folded(), packed.clone());
             Ok((step, packed))
         };
@@ -228,6 +223,16 @@ impl Engine {
         }
         known.plans.push((key, plan.clone()));
         Ok(plan)
+    }
+
+    fn pack(&self, graph: &Graph, params: &[Params], step: &Step) -> anyhow::Result<Arc<Packed>> {
+        Ok(Arc::new(Packed::new(graph, params, step, self.isa.lanes(), self.winograd)?))
+    }
+
+    /// The first of some nodes that is not for the engine.
+    fn end(&self, nodes: Range<NodeId>) -> NodeId {
+        let end = nodes.end;
+        nodes.into_iter().find(|&id| !self.ours[id]).unwrap_or(end)
     }
 
     /// Memory for a run over such inputs: of an earlier run, or new.
