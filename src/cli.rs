@@ -39,10 +39,9 @@ pub struct Shared {
     /// The layers whose units are described; `*` stands for a part of a name, `**` for several
     #[arg(long, value_name = "GLOB,…", env = "MILAN_LAYERS", value_delimiter = ',')]
     pub layers: Vec<String>,
-    /// How units are described: `milan`, milan:FILE, `labels` or csv:FILE [default: `milan`; for the
-    /// drawings of the demo `labels`]
-    #[arg(long, value_name = "D", env = "MILAN_DESCRIBER")]
-    pub describer: Option<Describer>,
+    /// How units are described: `milan`, milan:FILE, `labels` or csv:FILE
+    #[arg(long, value_name = "D", env = "MILAN_DESCRIBER", default_value = "milan")]
+    pub describer: Describer,
     /// Describe as the reference does, mistakes included; for files of the authors
     #[arg(long, env = "MILAN_COMPAT")]
     pub compat: bool,
@@ -172,12 +171,10 @@ impl Shared {
         })
     }
 
-    /// By the describer asked for, else the built-in one of photographs; the demo shows drawings, which
-    /// have labels.
+    /// How units are described.
     pub fn how(&self) -> How {
-        let own = if self.model == "demo" { Describer::Labels } else { Describer::Milan(None) };
         How {
-            describer: self.describer.clone().unwrap_or(own),
+            describer: self.describer.clone(),
             compat: self.compat,
             sentence_encoder: self.sentence_encoder.clone(),
         }

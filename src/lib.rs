@@ -23,6 +23,7 @@ pub mod data;
 pub mod model;
 
 pub mod demo;
+pub mod planted;
 
 pub mod exemplars;
 
@@ -40,7 +41,9 @@ pub mod pass;
 pub mod subject;
 
 pub mod audit;
+pub mod measure;
 pub mod revise;
+pub mod sweep;
 
 pub mod train;
 

@@ -99,6 +99,41 @@ pub fn predict(
     Ok(pass(network, probe, &[], ablate, settings, stage, progress)?.predictions)
 }
 
+/// The answers of a network ablated in several ways, each picture being read once.
+pub fn predict_each(
+    network: &Network,
+    probe: &Probe,
+    ablations: &[Ablate],
+    settings: &Settings,
+    stage: &str,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Vec<Prediction>>> {
+    if ablations.is_empty() {
+        return Ok(vec![]);
+    }
+    let n_pictures = probe.dataset.pictures.len();
+    let mut predictions = vec![Vec::with_capacity(n_pictures); ablations.len()];
+    let ablations: Vec<Ablate> = ablations.iter().map(|it| it.clone().beside(ablations)).collect();
+    let watches: Vec<Watch<'_>> = ablations
+        .into_iter()
+        .map(|ablate| Watch { ablate, gathers: &[], graph: network.graph(), ids: &[] })
+        .collect();
+    network.prepare(&watches[0])?;
+    progress(stage, 0, n_pictures)?;
+    let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);
+    for batch in loader.by_ref() {
+        let batch = batch?;
+        for (watch, predictions) in watches.iter().zip(&mut predictions) {
+            for (logits, ids) in run_in_parts(network, &batch, watch, settings.threads)? {
+                predictions.extend(answers(&logits, ids, &probe.dataset)?);
+            }
+        }
+        progress(stage, batch.ids.last().map_or(0, |last| last + 1), n_pictures)?;
+    }
+    check_unreadable(&loader.finish(), &probe.dataset, settings.max_unreadable)?;
+    Ok(predictions)
+}
+
 /// The first pictures as the network reads them, `(n, 3, side, side)`.
 pub fn first_batch(probe: &Probe, settings: &Settings) -> anyhow::Result<Tensor> {
     let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);

@@ -3,28 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use candle_core::Tensor;
 
 use crate::audit::{self, Asked, Started};
-use crate::data;
 use crate::describe::How;
 use crate::edit::choose::{Candidate, Order, choose};
 use crate::edit::plan::{NotEditable, Plan, locate, plan};
-use crate::evaluate::control::random_units;
-use crate::evaluate::{self, Prediction};
+use crate::evaluate::Prediction;
 use crate::files::write_whole;
+use crate::measure::{self, Measured};
 use crate::model::Model;
-use crate::model::graph::{Graph, NodeId};
 use crate::model::run::{Ablate, Compute, Network, Untapped};
-use crate::pass::{self, Pass, Probe, Progress, Settings};
+use crate::pass::{self, Probe, Progress, Settings};
 use crate::policy::{self, Action, Outcome, Policy};
-use crate::report::{
-    AccuracyReport, Control, EditReport, Gate, OutputReport, Refused, Report, TestReport, Verdict,
-    Verified, json,
-};
+use crate::report::{EditReport, Gate, OutputReport, Refused, Report, Verdict, Verified, json};
 use crate::subject::{self, Source, Subject};
+use crate::sweep::{self, Sweep, ablation};
 use crate::unit::Unit;
-use crate::weights::{Draft, Weights, write_edited};
+use crate::weights::{Draft, Weights, check_target, write_edited};
 use crate::{inconclusive, usage};
 
 /// Which units are to be zeroed.
@@ -44,10 +41,16 @@ pub struct Config {
     pub layers: Vec<String>,
     pub how: How,
     pub selection: Selection,
+    /// Pictures by which units are ranked and chosen; `None` is the probing pictures.
+    pub val: Option<String>,
     /// Named picture folders that are only measured; none means the probing pictures themselves.
-    pub tests: Vec<(String, PathBuf)>,
+    pub tests: Vec<(String, String)>,
     pub order: Order,
     pub max_units: Option<usize>,
+    /// The accuracy, 0..=1, that may be lost on the pictures of `val` before no more units are zeroed.
+    pub slack: Option<f64>,
+    /// Also measure with up to so many units deleted, beside any units in the same order and random ones.
+    pub curve: Option<usize>,
     /// The accuracy, 0..=1, that the edit may cost on the main test; beyond it nothing is written.
     pub max_drop: Option<f64>,
     /// How often as many random units are deleted for comparison.
@@ -73,10 +76,18 @@ const TOLERANCE: f64 = 1e-4;
 pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
     let policy = load_policy(&config.selection)?;
+    check_order(config)?;
     config.settings.exemplars.check()?;
     config.how.check()?;
     let subject = subject::open(&config.source)?;
-    let tests = open_tests(config, &subject)?;
+    if let Some(out) = &config.out {
+        std::fs::create_dir_all(out)
+            .with_context(|| format!("cannot make the run's folder {}", out.display()))?;
+    }
+    check_target(&subject.weights, &config.write, config.force)?;
+    let tests = measure::open(&config.tests, &subject)?;
+    let val = config.val.as_deref().map(|it| measure::labelled(it, &subject)).transpose()?;
+    let val = val.as_ref().unwrap_or(&subject.probe);
     let network = &subject.model.network;
 
     let sites = match &config.selection {
@@ -103,11 +114,20 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let outcomes =
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
-    let candidates = candidates(config, policy.as_ref(), &outcomes, &subject, progress)?;
-    let importance: BTreeMap<Unit, f64> =
-        candidates.iter().filter_map(|it| Some((it.unit.clone(), it.importance?))).collect();
-    let chosen = choose(candidates, config.order, config.max_units);
-    let units: Vec<Unit> = chosen.into_iter().map(|it| it.unit).collect();
+    let mut candidates = candidates(config, policy.as_ref(), &outcomes)?;
+    let n_candidates = candidates.len();
+    let mut all: Vec<Unit> = match config.curve {
+        Some(_) => found.exemplars.units().collect(),
+        None => vec![],
+    };
+    let importance = importance(config, &candidates, &all, &subject, val, progress)?;
+    candidates.iter_mut().for_each(|it| it.importance = importance.get(&it.unit).copied());
+    all = sweep::by_importance(&importance, &all);
+    let chosen = choose(candidates, config.order);
+    let described: Vec<Unit> = chosen.into_iter().map(|it| it.unit).collect();
+    let sweep = Sweep { network, settings: &config.settings, progress };
+    let known = config.val.is_none().then_some(found.predictions.as_slice());
+    let units = kept(config, &sweep, &described, val, known)?;
     let plan = plan(subject.model.graph(), &subject.model.prefix, &units)?;
     check_plan(&plan, config.skip_not_editable)?;
 
@@ -121,7 +141,30 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     report.rules = audit::rules(policy.as_ref(), &outcomes, |unit| importance.get(unit).copied());
     report.policy =
         policy.as_ref().filter(|it| !it.files.is_empty()).map(audit::policy_report).transpose()?;
-    measure(config, &mut report, &subject, &edited, &found, &tests, &plan, progress)?;
+    let measured = Measured {
+        subject: &subject,
+        edited: &edited,
+        units: &plan.units,
+        others: match config.curve {
+            Some(_) => vec![("importance", all[..plan.units.len().min(all.len())].to_vec())],
+            None => vec![],
+        },
+        controls: config.controls,
+        before: &found.predictions,
+        seed: config.seed,
+    };
+    let measured = measure::measure(&measured, &tests, &config.settings, progress)?;
+    report.tests = measured.tests;
+    report.controls = measured.controls;
+    report.accuracy = measured.accuracy.or(report.accuracy);
+    let curve = match config.curve {
+        Some(most) => {
+            let named = tests.iter().map(|it| (it.name.as_str(), it.probe(&subject)));
+            let named: Vec<(&str, &Probe)> = named.collect();
+            Some(sweep.curve(&described, &all, most, &named, config.seed)?)
+        }
+        None => None,
+    };
     (report.verdict, report.why) = verdict(config, &mut report);
     report.exit_code = report.verdict.exit_code();
     let publishes = report.verdict == Verdict::Passed && !config.dry_run;
@@ -134,6 +177,9 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             .collect(),
         changes: plan.changes,
         bytes_changed: draft.bytes_changed(),
+        spared: n_candidates - units.len(),
+        slack: config.slack,
+        val: val.dataset.source.clone(),
         verified,
         output: publishes
             .then(|| OutputReport { path: config.write.clone(), sha256: draft.sha256().clone() }),
@@ -146,6 +192,10 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         if !sites.is_empty() {
             let of = |unit: &Unit| importance.get(unit).copied();
             audit::write(out, &subject, &found.exemplars, &descriptions, of, false)?;
+        }
+        if let Some(curve) = &curve {
+            write_whole(&out.join("curve.csv"), curve.csv()?.as_bytes())?;
+            write_whole(&out.join("curve.svg"), curve.svg(units.len())?.as_bytes())?;
         }
         write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
@@ -168,40 +218,11 @@ fn load_policy(selection: &Selection) -> anyhow::Result<Option<Policy>> {
     })
 }
 
-/// A set of pictures that accuracy is measured on.
-struct Test {
-    name: String,
-    /// `None` is the probing set, whose answers before the edit are known already.
-    probe: Option<Probe>,
-}
-
-fn open_tests(config: &Config, subject: &Subject) -> anyhow::Result<Vec<Test>> {
-    let mut names = BTreeSet::new();
-    let mut tests = Vec::new();
-    for (name, path) in &config.tests {
-        if !names.insert(name) {
-            return Err(usage!("two tests are called `{name}`; name them with --test NAME=FOLDER"));
-        }
-        let dataset = data::open(path, &subject.classes)?;
-        if dataset.pictures.iter().all(|picture| picture.label.is_none()) {
-            return Err(usage!("the test pictures in {} have no labels", path.display()));
-        }
-        let probe = Probe { dataset, preprocess: subject.probe.preprocess.clone() };
-        tests.push(Test { name: name.clone(), probe: Some(probe) });
-    }
-    if tests.is_empty() && subject.probe.dataset.pictures.iter().any(|it| it.label.is_some()) {
-        tests.push(Test { name: "data".into(), probe: None });
-    }
-    Ok(tests)
-}
-
 /// The units that may be deleted, with what is known of each.
 fn candidates(
     config: &Config,
     policy: Option<&Policy>,
     outcomes: &[Outcome],
-    subject: &Subject,
-    progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Candidate>> {
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut add = |unit: &Unit, confidence| {
@@ -236,20 +257,71 @@ fn candidates(
             "none of the {n_units} units matches, so there is nothing to delete; nothing was written"
         ));
     }
-    if config.order == Order::Importance {
-        let graph = subject.model.graph();
-        let units = candidates.iter().map(|it| Ok((locate(graph, &it.unit)?, it.unit.channel)));
-        let units = units.collect::<anyhow::Result<Vec<_>>>()?;
-        let lost = pass::importance(
-            &subject.model.network,
-            &subject.probe,
-            &units,
-            &config.settings,
-            progress,
-        )?;
-        candidates.iter_mut().zip(lost).for_each(|(it, lost)| it.importance = Some(lost));
-    }
     Ok(candidates)
+}
+
+/// What rests on how important units are must be told to measure it.
+fn check_order(config: &Config) -> anyhow::Result<()> {
+    if config.curve.is_some() && config.order != Order::Importance {
+        return Err(usage!(
+            "--curve compares units in the order of their importance, so --order importance is wanted"
+        ));
+    }
+    if config.curve.is_some() && matches!(config.selection, Selection::Units(_)) {
+        return Err(usage!(
+            "--curve compares described units with any, and --units describes none"
+        ));
+    }
+    Ok(())
+}
+
+/// What zeroing each unit alone costs, where the order asks for it: of the candidates, or of `all` where there are
+/// any.
+fn importance(
+    config: &Config,
+    candidates: &[Candidate],
+    all: &[Unit],
+    subject: &Subject,
+    val: &Probe,
+    progress: Progress<'_>,
+) -> anyhow::Result<BTreeMap<Unit, f64>> {
+    if config.order != Order::Importance {
+        return Ok(BTreeMap::new());
+    }
+    let wanted: Vec<Unit> = match all {
+        [] => candidates.iter().map(|it| it.unit.clone()).collect(),
+        _ => all.to_vec(),
+    };
+    let graph = subject.model.graph();
+    let places = wanted.iter().map(|unit| Ok((locate(graph, unit)?, unit.channel)));
+    let places = places.collect::<anyhow::Result<Vec<_>>>()?;
+    let network = &subject.model.network;
+    let lost = pass::importance(network, val, &places, &config.settings, progress)?;
+    Ok(wanted.into_iter().zip(lost).collect())
+}
+
+/// The first of the units, in their order: as many as `--max-units` and the slack allow. `known` are the answers to the
+/// pictures of `val` before anything is zeroed, if they are known.
+fn kept(
+    config: &Config,
+    sweep: &Sweep<'_>,
+    units: &[Unit],
+    val: &Probe,
+    known: Option<&[Prediction]>,
+) -> anyhow::Result<Vec<Unit>> {
+    let mut kept = units[..units.len().min(config.max_units.unwrap_or(usize::MAX))].to_vec();
+    if let Some(slack) = config.slack {
+        let n = sweep.within(slack, &kept, val, known)?;
+        if n == 0 {
+            return Err(inconclusive!(
+                "zeroing {} alone costs more than the {:.2} points of top-1 that --slack allows; nothing was written",
+                kept[0],
+                100. * slack
+            ));
+        }
+        kept.truncate(n);
+    }
+    Ok(kept)
 }
 
 /// Without the user's leave nothing that matched is left standing.
@@ -279,11 +351,6 @@ fn summary(refused: &[NotEditable], first: &NotEditable, n: usize) -> String {
         1 => first.to_string(),
         _ => format!("{n} units (of {sites}) cannot be zeroed exactly; the first: {first}"),
     }
-}
-
-fn ablation(graph: &Graph, units: &[Unit]) -> anyhow::Result<Ablate> {
-    let channels = units.iter().map(|unit| Ok((locate(graph, unit)?, unit.channel)));
-    Ok(Ablate::new(graph, channels.collect::<anyhow::Result<Vec<(NodeId, usize)>>>()?))
 }
 
 /// The draft as anybody would load it.
@@ -334,97 +401,6 @@ fn two_digits(number: f64) -> f64 {
 
 fn greatest(xs: &Tensor) -> anyhow::Result<f64> {
     Ok(f64::from(xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
-}
-
-/// Runs every test before and after, and as often with random units instead.
-#[allow(clippy::too_many_arguments)] // The flow's own values; a struct would only name them twice.
-fn measure(
-    config: &Config,
-    report: &mut Report,
-    subject: &Subject,
-    edited: &Network,
-    found: &Pass,
-    tests: &[Test],
-    plan: &Plan,
-    progress: Progress<'_>,
-) -> anyhow::Result<()> {
-    let network = &subject.model.network;
-    let graph = subject.model.graph();
-    let untouched = Ablate::default();
-    let n_channels: BTreeMap<String, usize> = plan
-        .units
-        .iter()
-        .map(|unit| Ok((unit.site.clone(), graph.node(locate(graph, unit)?).channels)))
-        .collect::<anyhow::Result<_>>()?;
-    let mut controls: Vec<Control> = (0..config.controls)
-        .map(|control| Control {
-            kind: "random",
-            seed: control,
-            units: random_units(&plan.units, &n_channels, config.seed, control),
-            tests: vec![],
-        })
-        .collect();
-    for (place, test) in tests.iter().enumerate() {
-        let probe = test.probe.as_ref().unwrap_or(&subject.probe);
-        let run = |network: &Network, ablate: &Ablate, what: &str| {
-            let stage = format!("{} {what}", test.name);
-            pass::predict(network, probe, ablate, &config.settings, &stage, progress)
-        };
-        let before: Vec<Prediction> = match test.probe {
-            None => found.predictions.clone(),
-            Some(_) => run(network, &untouched, "before")?,
-        };
-        let after = run(edited, &untouched, "after")?;
-        report.tests.push(compared(&test.name, &before, &after, config.seed)?);
-        if place == 0 {
-            report.accuracy = main_accuracy(subject, &before, &after, config.seed)?;
-        }
-        for control in &mut controls {
-            let ablate = ablation(graph, &control.units)?;
-            let after = run(network, &ablate, &format!("random {}", control.seed))?;
-            control.tests.push(compared(&test.name, &before, &after, config.seed)?);
-        }
-    }
-    report.controls = controls;
-    Ok(())
-}
-
-fn main_accuracy(
-    subject: &Subject,
-    before: &[Prediction],
-    after: &[Prediction],
-    seed: u64,
-) -> anyhow::Result<Option<AccuracyReport>> {
-    let accuracy = |run: &[Prediction]| evaluate::accuracy(run, &subject.classes);
-    let Some(first) = accuracy(before) else { return Ok(None) };
-    let comparison = evaluate::compare(before, after, seed)?;
-    Ok(Some(AccuracyReport {
-        before: first,
-        after: accuracy(after),
-        delta: Some(comparison.top1),
-        ci95: Some(comparison.ci95),
-        changed: Some(comparison.n_changed),
-    }))
-}
-
-fn compared(
-    name: &str,
-    before: &[Prediction],
-    after: &[Prediction],
-    seed: u64,
-) -> anyhow::Result<TestReport> {
-    let comparison = evaluate::compare(before, after, seed)?;
-    let top1 =
-        |run: &[Prediction]| evaluate::accuracy(run, &[]).map_or((0, 0.), |it| (it.n, it.top1));
-    let (n, top1_before) = top1(before);
-    Ok(TestReport {
-        name: name.to_owned(),
-        n,
-        before: top1_before,
-        after: top1(after).1,
-        delta: comparison.top1,
-        ci95: comparison.ci95,
-    })
 }
 
 fn verdict(config: &Config, report: &mut Report) -> (Verdict, Vec<String>) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use crate::data::{self, Dataset, Preprocess};
+use crate::data::{self, Preprocess};
 use crate::demo;
 use crate::model::Model;
 use crate::model::graph::Graph;
@@ -51,7 +51,7 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
         _ => None,
     };
     let path = match (&demo, source.model.strip_prefix("hf:")) {
-        (Some(demo), _) => demo.model.clone(),
+        (Some(demo), _) => demo.clone(),
         (None, Some(_)) => hub::resolve(&source.model, source.offline)?,
         (None, None) => PathBuf::from(&source.model),
     };
@@ -62,12 +62,12 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
 
     let mut classes = match &source.classes {
         Some(file) => read_classes(file)?,
+        None if demo.is_some() => demo::classes(),
         None => known_classes(&model, config.as_ref()),
     };
     let mut dataset = match (source.data.as_deref(), &demo) {
-        (Some(data), _) if data.starts_with("demo:") => Dataset::drawn(data, &classes)?,
-        (Some(data), _) if data != "demo" => data::open(Path::new(data), &classes)?,
-        (_, Some(demo)) => data::open(&demo.pictures, &classes)?,
+        (Some(data), _) if data != "demo" => data::named(data, &classes)?,
+        (_, Some(_)) => data::named(demo::DATA, &classes)?,
         _ => {
             return Err(usage!(
                 "no pictures were named: --data FOLDER wants class folders, or pictures with a metadata.csv"

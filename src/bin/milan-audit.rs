@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use milan::audit::{self, Config};
 use milan::cli::{self, Bars, Shared};
-use milan::describe::{Describer, How};
 use milan::report::{Verdict, scores};
 
 /// Describe every unit of a vision model in words and hold them against a policy
@@ -72,9 +71,7 @@ fn audit(shared: &Shared, policy: Option<String>) -> anyhow::Result<(Verdict, St
 }
 
 fn score(phrases: &[String], most: usize, shared: &Shared) -> anyhow::Result<(Verdict, String)> {
-    let own = Describer::Milan(None); // Labels have no critic, so the demo is no exception here.
-    let how = How { describer: shared.describer.clone().unwrap_or(own), ..shared.how() };
-    let config = Config { how, ..config(shared, None)? };
+    let config = config(shared, None)?;
     let bars = Bars::new(shared.progress, shared.quiet)?;
     let found = audit::score(&config, phrases, &|stage, done, all| bars.show(stage, done, all))?;
     if !shared.quiet {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Parser};
 use milan::audit;
 use milan::cli::{self, Bars, Shared};
+use milan::demo;
 use milan::edit::choose::Order;
 use milan::report::Verdict;
 use milan::revise::{self, Config, Selection};
@@ -29,18 +30,28 @@ struct Cli {
     /// Zero these units: layer:unit,… or a file with one a line
     #[arg(long, value_name = "LAYER:UNIT,…|FILE", env = "MILAN_UNITS")]
     units: Option<String>,
-    /// The pictures used to describe and to choose; the same as --data
-    #[arg(long, value_name = "D", env = "MILAN_VAL", conflicts_with = "data")]
+    /// The pictures by which units are ranked and chosen [default: those of --data; for the demo clean ones]
+    #[arg(long, value_name = "D", env = "MILAN_VAL")]
     val: Option<String>,
-    /// Pictures that are only measured. Repeatable [default: those of --data]
+    /// Pictures that are only measured. Repeatable [default: those of --data; for the demo clean and adversarial
+    /// ones]
     #[arg(long, value_name = "[NAME=]D", env = "MILAN_TEST", value_delimiter = ',')]
     test: Vec<String>,
-    /// Which units go first: importance (least important first), confidence, listed
-    #[arg(long, value_name = "ORDER", env = "MILAN_ORDER", default_value = "listed")]
-    order: Order,
+    /// Which units go first: importance (least important first), confidence, listed [default: importance
+    /// where --slack or --curve is given, else listed]
+    #[arg(long, value_name = "ORDER", env = "MILAN_ORDER")]
+    order: Option<Order>,
     /// Zero no more than so many
     #[arg(long, value_name = "N", env = "MILAN_MAX_UNITS")]
     max_units: Option<usize>,
+    /// Zero no more units once top-1 on --val has fallen by more than this share, such as 0.01 [default:
+    /// none; for the demo 0.02]
+    #[arg(long, value_name = "SHARE", env = "MILAN_SLACK")]
+    slack: Option<f64>,
+    /// Also measure with up to N units deleted, beside any units in the same order and random ones: curve.csv
+    /// and curve.svg [default: 0; for the demo 24]
+    #[arg(long, value_name = "N", env = "MILAN_CURVE")]
+    curve: Option<usize>,
     /// Write nothing when top-1 falls by more than this share, such as 0.01
     #[arg(long, value_name = "SHARE", env = "MILAN_MAX_DROP")]
     max_drop: Option<f64>,
@@ -75,11 +86,13 @@ fn main() -> ExitCode {
 }
 
 fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
-    if let Some(drop) = cli.max_drop.filter(|it| !(0.0..=1.0).contains(it)) {
-        return Err(usage!("--max-drop wants a share between 0 and 1, not {drop}"));
+    for (name, share) in [("--max-drop", cli.max_drop), ("--slack", cli.slack)] {
+        if let Some(share) = share.filter(|it| !(0.0..=1.0).contains(it)) {
+            return Err(usage!("{name} wants a share between 0 and 1, not {share}"));
+        }
     }
-    if let Some(val) = cli.val.take() {
-        cli.shared.data = Some(val);
+    if cli.shared.model == "demo" {
+        demo(&mut cli);
     }
     let shared = &cli.shared;
     let settings = shared.check()?;
@@ -89,9 +102,15 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
         layers: shared.layers.clone(),
         how: shared.how(),
         selection: selection(&cli)?,
+        val: cli.val.clone(),
         tests: cli.test.iter().map(|it| named(it)).collect(),
-        order: cli.order,
+        order: cli.order.unwrap_or(match cli.slack.is_some() || cli.curve.is_some() {
+            true => Order::Importance,
+            false => Order::Listed,
+        }),
         max_units: cli.max_units,
+        slack: cli.slack,
+        curve: cli.curve.filter(|it| 0 < *it),
         max_drop: cli.max_drop,
         controls: cli.controls,
         skip_not_editable: cli.skip_not_editable,
@@ -106,6 +125,21 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
     let report = revise::revise(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::publish(shared, &report)?;
     Ok((report.verdict, audit::why(&report)))
+}
+
+/// What the demo is measured on and how many of its units go, where the user says nothing.
+fn demo(cli: &mut Cli) {
+    let own = cli.shared.data.as_deref().is_none_or(|it| it == "demo");
+    if own && cli.val.is_none() {
+        cli.val = Some(demo::VAL.to_owned());
+    }
+    if own && cli.test.is_empty() {
+        cli.test = demo::TESTS.iter().map(|(name, source)| format!("{name}={source}")).collect();
+    }
+    if cli.units.is_none() && cli.order.is_none_or(|it| it == Order::Importance) {
+        cli.slack = cli.slack.or(Some(demo::SLACK).filter(|_| cli.max_units.is_none()));
+        cli.curve = cli.curve.or(Some(demo::CURVE));
+    }
 }
 
 fn selection(cli: &Cli) -> anyhow::Result<Selection> {
@@ -132,16 +166,13 @@ fn selection(cli: &Cli) -> anyhow::Result<Selection> {
     Ok(Selection::Matching(words))
 }
 
-/// `clean=photos/clean`, or a folder that is called by its last part.
-fn named(test: &str) -> (String, PathBuf) {
-    if let Some((name, path)) = test.split_once('=') {
-        return (name.to_owned(), PathBuf::from(path));
-    }
-    let path = PathBuf::from(test);
-    let name = path
-        .file_name()
-        .map_or_else(|| test.to_owned(), |name| name.to_string_lossy().into_owned());
-    (name, path)
+/// `clean=photos/clean`, or pictures that are called by the last part of where they are.
+fn named(test: &str) -> (String, String) {
+    let (name, source) = test.split_once('=').unwrap_or_else(|| {
+        let last = test.trim_end_matches(['/', '\\']).rsplit(['/', '\\', ':']).next();
+        (last.unwrap_or(test), test)
+    });
+    (name.to_owned(), source.to_owned())
 }
 
 /// Beside the model, or in the run's folder where the model is not a file of the user's.

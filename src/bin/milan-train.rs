@@ -1,4 +1,4 @@
-//! Trains describers and judges them.
+//! Trains describers and small classifiers, and judges describers.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,9 +8,10 @@ use milan::cli::{self, Bars, When};
 use milan::report::Verdict;
 use milan::train::overlap::Against;
 use milan::train::source::Source;
-use milan::train::{describer, evaluate};
+use milan::train::{classifier, describer, drawn, evaluate};
+use milan::usage;
 
-/// Train describers, and judge them by what people said
+/// Train describers and small classifiers, and judge descriptions by what people said
 ///
 /// Exit codes: 0 done, 2 bad usage, 3 unusable input, 4 system error.
 #[derive(Parser)]
@@ -23,49 +24,57 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a describer on what people said of units
-    Describer {
-        #[command(flatten)]
-        material: Material,
-        /// The network that looks at pictures: any known one, as safetensors
-        #[arg(long, value_name = "FILE")]
-        encoder: PathBuf,
-        /// Regions whose names are known, to learn those too: regions.csv, regions.safetensors
-        #[arg(long, value_name = "DIR")]
-        regions: Option<PathBuf>,
-        /// The folder of the describer, its card, and finished stages, from which a run goes on
-        #[arg(long, value_name = "DIR", default_value = "describer")]
-        out: PathBuf,
-        /// The seed of everything random
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        seed: u64,
-    },
-    /// Judge a describer on units that it has not seen
-    Evaluate {
-        #[command(flatten)]
-        material: Material,
-        /// The describer [default: the built-in one]
-        #[arg(long, value_name = "FILE")]
-        describer: Option<PathBuf>,
-        /// Regions whose names are known: does the critic find the units that fire there?
-        #[arg(long, value_name = "DIR", requires = "network")]
-        regions: Option<PathBuf>,
-        /// The network whose units are held against the regions
-        #[arg(long, value_name = "FILE", requires = "regions")]
-        network: Option<PathBuf>,
-        /// Its layers, as patterns [default: its architecture's own choice]
-        #[arg(long, value_name = "GLOB", value_delimiter = ',', requires = "network")]
-        layers: Vec<String>,
-        /// Also write the tables as JSON
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        /// Where features are kept [default: not kept]
-        #[arg(long, value_name = "DIR")]
-        work: Option<PathBuf>,
-    },
+    Describer(Box<Describer>),
+    /// Train a small classifier, such as the demo's
+    Classifier(Classifier),
+    /// Judge a describer on units that it has not seen, and where the truth is known
+    Evaluate(Box<Evaluate>),
 }
 
 #[derive(Args)]
-struct Material {
+struct Classifier {
+    /// Labelled pictures: a folder of class folders, or demo:N:SEED:SPLIT
+    #[arg(long, value_name = "D")]
+    data: String,
+    /// The architecture: small_resnet10, or a cifar_resnet with `_b`
+    #[arg(long, value_name = "NAME", default_value = milan::model::zoo::SMALL)]
+    arch: String,
+    /// Pictures that accuracy is measured on at the end. Repeatable
+    #[arg(long, value_name = "NAME=D", value_delimiter = ',')]
+    test: Vec<String>,
+    /// How often each picture is seen
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    epochs: usize,
+    /// The folder of the model and its card
+    #[arg(long, value_name = "DIR", default_value = "classifier")]
+    out: PathBuf,
+    /// The seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    running: Running,
+}
+
+/// How a command runs.
+#[derive(Args)]
+struct Running {
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Progress bars on stderr
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    progress: When,
+}
+
+impl Running {
+    fn begin(&self) -> anyhow::Result<Bars> {
+        cli::start_threads(self.threads)?;
+        Bars::new(self.progress, false)
+    }
+}
+
+#[derive(Args)]
+struct Describer {
     /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
     #[arg(long, value_name = "PATH")]
     annotations: PathBuf,
@@ -78,22 +87,65 @@ struct Material {
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
     #[arg(long, value_name = "DIR")]
     sentence_encoder: PathBuf,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// Progress bars on stderr
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    progress: When,
+    /// The network that looks at pictures: any known one, as safetensors
+    #[arg(long, value_name = "FILE")]
+    encoder: PathBuf,
+    /// Regions whose names are known, to learn those too: a folder with regions.csv and regions.safetensors, or
+    /// demo:N:SEED:SPLIT. Repeatable
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    regions: Vec<String>,
+    /// The folder of the describer, its card, and finished stages, from which a run goes on
+    #[arg(long, value_name = "DIR", default_value = "describer")]
+    out: PathBuf,
+    /// The seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    running: Running,
 }
 
-impl Material {
-    fn source(&self) -> Source {
-        Source {
-            annotations: self.annotations.clone(),
-            exemplars: self.exemplars.clone(),
-            images: self.images.clone(),
-        }
-    }
+#[derive(Args)]
+struct Evaluate {
+    /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "drawn",
+        requires = "sentence_encoder"
+    )]
+    annotations: Option<PathBuf>,
+    /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
+    #[arg(long, value_name = "FILE", requires = "annotations")]
+    exemplars: Option<PathBuf>,
+    /// The pictures that exemplars and regions count, in the order of their file names
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    images: Option<PathBuf>,
+    /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    sentence_encoder: Option<PathBuf>,
+    /// Judge it where the truth is known: on drawn pictures, demo:N:SEED:SPLIT, and planted units
+    #[arg(long, value_name = "D", num_args = 0..=1, default_missing_value = "demo:300:3:mixed")]
+    drawn: Option<String>,
+    /// The describer [default: the built-in one]
+    #[arg(long, value_name = "FILE")]
+    describer: Option<PathBuf>,
+    /// Regions whose names are known: does the critic find the units that fire there? As for training
+    #[arg(long, value_name = "DIR", requires = "network")]
+    regions: Option<String>,
+    /// The network whose units are held against the regions
+    #[arg(long, value_name = "FILE", requires = "regions")]
+    network: Option<PathBuf>,
+    /// Its layers, as patterns [default: its architecture's own choice]
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', requires = "network")]
+    layers: Vec<String>,
+    /// Also write the tables as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where features are kept [default: not kept]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    #[command(flatten)]
+    running: Running,
 }
 
 // Maps of megabytes come and go with every op; the system's allocator fetches each afresh.
@@ -112,44 +164,80 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<(Verdict, String)> {
     match command {
-        Command::Describer { material, encoder, regions, out, seed } => {
-            cli::start_threads(material.threads)?;
-            let bars = Bars::new(material.progress, false)?;
-            let config = describer::Config {
-                source: material.source(),
-                encoder,
-                regions,
-                sentence_encoder: material.sentence_encoder,
-                out,
-                seed,
-            };
-            let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
-            cli::print(&format!("wrote {}\n", file.display()))?;
-        }
-        Command::Evaluate { material, describer, regions, network, layers, json, work } => {
-            cli::start_threads(material.threads)?;
-            let overlap = regions.zip(network).map(|(regions, network)| Against {
-                network,
-                layers,
-                regions,
-                threads: rayon::current_num_threads(),
-            });
-            let bars = Bars::new(material.progress, false)?;
-            let config = evaluate::Config {
-                source: material.source(),
-                sentence_encoder: material.sentence_encoder,
-                describer,
-                overlap,
-                work,
-            };
-            let found =
-                evaluate::evaluate(&config, &|stage, done, all| bars.show(stage, done, all))?;
-            cli::print(&evaluate::table(&found))?;
-            if let Some(path) = json {
-                let text = serde_json::to_string_pretty(&found)? + "\n";
-                milan::files::write_whole(&path, text.as_bytes())?;
-            }
+        Command::Describer(it) => describer(*it),
+        Command::Classifier(it) => classifier(it),
+        Command::Evaluate(it) => evaluate(*it),
+    }?;
+    Ok((Verdict::Passed, String::new()))
+}
+
+fn describer(it: Describer) -> anyhow::Result<()> {
+    let bars = it.running.begin()?;
+    let source = Source { annotations: it.annotations, exemplars: it.exemplars, images: it.images };
+    let config = describer::Config {
+        source,
+        encoder: it.encoder,
+        regions: it.regions,
+        sentence_encoder: it.sentence_encoder,
+        out: it.out,
+        seed: it.seed,
+    };
+    let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    cli::print(&format!("wrote {}\n", file.display()))
+}
+
+fn classifier(it: Classifier) -> anyhow::Result<()> {
+    let bars = it.running.begin()?;
+    let test = |test: &String| match test.split_once('=') {
+        Some((name, source)) => Ok((name.to_owned(), source.to_owned())),
+        None => Err(usage!("--test wants NAME=D, not `{test}`")),
+    };
+    let config = classifier::Config {
+        data: it.data,
+        arch: it.arch,
+        tests: it.test.iter().map(test).collect::<anyhow::Result<_>>()?,
+        epochs: it.epochs,
+        out: it.out,
+        seed: it.seed,
+    };
+    let file = classifier::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    cli::print(&format!("wrote {}\n", file.display()))
+}
+
+fn evaluate(it: Evaluate) -> anyhow::Result<()> {
+    let bars = it.running.begin()?;
+    let progress = |stage: &str, done, all| bars.show(stage, done, all);
+    let mut tables = serde_json::Map::new();
+    if let Some((annotations, sentence_encoder)) = it.annotations.zip(it.sentence_encoder) {
+        let overlap = it.regions.zip(it.network).map(|(regions, network)| Against {
+            network,
+            layers: it.layers,
+            regions,
+            threads: rayon::current_num_threads(),
+        });
+        let config = evaluate::Config {
+            source: Source { annotations, exemplars: it.exemplars, images: it.images },
+            sentence_encoder,
+            describer: it.describer.clone(),
+            overlap,
+            work: it.work,
+        };
+        let found = evaluate::evaluate(&config, &progress)?;
+        cli::print(&evaluate::table(&found))?;
+        if let serde_json::Value::Object(own) = serde_json::to_value(&found)? {
+            tables.extend(own);
         }
     }
-    Ok((Verdict::Passed, String::new()))
+    if let Some(pictures) = it.drawn {
+        let threads = rayon::current_num_threads();
+        let config = drawn::Config { describer: it.describer, pictures, threads, seed: 0 };
+        let found = drawn::evaluate(&config, &progress)?;
+        cli::print(&drawn::table(&found))?;
+        tables.insert("drawn".into(), serde_json::to_value(&found)?);
+    }
+    if let Some(path) = it.json {
+        let text = serde_json::to_string_pretty(&tables)? + "\n";
+        milan::files::write_whole(&path, text.as_bytes())?;
+    }
+    Ok(())
 }

@@ -44,7 +44,17 @@ pub struct Dataset {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Folder(PathBuf),
-    Drawn(Scenes),
+    /// The number of each picture among those that could be drawn.
+    Drawn(Scenes, Vec<usize>),
+}
+
+/// A folder of pictures ([`open`]), or `demo:N:SEED:SPLIT` ([`Dataset::drawn`]); `classes` are the model's class names,
+/// empty where nobody knows them.
+pub fn named(source: &str, classes: &[String]) -> anyhow::Result<Dataset> {
+    match source.starts_with("demo:") {
+        true => Dataset::drawn(source, classes),
+        false => open(Path::new(source), classes),
+    }
 }
 
 impl Dataset {
@@ -62,7 +72,19 @@ impl Dataset {
         };
         let pictures = (0..scenes.n).map(picture).collect();
         let classes = if classes.is_empty() { names.to_vec() } else { classes.to_vec() };
-        Ok(Dataset { origin: Origin::Drawn(scenes), source: source.to_owned(), pictures, classes })
+        let origin = Origin::Drawn(scenes.clone(), (0..scenes.n).collect());
+        Ok(Dataset { origin, source: source.to_owned(), pictures, classes })
+    }
+
+    /// Keeps some pictures only, in the order given. Errs at the first that is not there.
+    pub fn only(&mut self, ids: &[usize]) -> Result<(), usize> {
+        let kept = ids.iter().map(|&id| self.pictures.get(id).cloned().ok_or(id));
+        let kept = kept.collect::<Result<_, usize>>()?;
+        if let Origin::Drawn(_, numbers) = &mut self.origin {
+            *numbers = ids.iter().map(|&id| numbers[id]).collect();
+        }
+        self.pictures = kept;
+        Ok(())
     }
 
     /// The pixels of a picture, and the sha256 of the file that holds them, or of themselves where they are drawn.
@@ -73,8 +95,8 @@ impl Dataset {
                 Ok(bytes) => (Some(sha256(&bytes)), decode(&bytes)),
                 Err(error) => (None, Err(error.into())),
             },
-            Origin::Drawn(scenes) => {
-                let picture = scenes.draw(id).picture;
+            Origin::Drawn(scenes, numbers) => {
+                let picture = scenes.draw(numbers[id]).picture;
                 (Some(sha256(picture.as_raw())), Ok(picture))
             }
         }
@@ -84,7 +106,7 @@ impl Dataset {
     pub fn file_size(&self, id: usize) -> u64 {
         match &self.origin {
             Origin::Folder(root) => std::fs::metadata(self.path(root, id)).map_or(0, |it| it.len()),
-            Origin::Drawn(_) => 0,
+            Origin::Drawn(..) => 0,
         }
     }
 

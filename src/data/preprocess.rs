@@ -47,6 +47,7 @@ impl Preprocess {
             "efficientnet_lite2" => (Resize::ShortSide(292), 260, HALF, HALF),
             "efficientnet_lite3" => (Resize::ShortSide(312), 280, HALF, HALF),
             "efficientnet_lite4" => (Resize::ShortSide(332), 300, HALF, HALF),
+            "small_resnet10" => (Resize::Exact(64), 64, IMAGENET_MEAN, IMAGENET_STD),
             _ if arch.starts_with("cifar_") => (Resize::Exact(32), 32, IMAGENET_MEAN, IMAGENET_STD),
             _ => (Resize::ShortSide(256), 224, IMAGENET_MEAN, IMAGENET_STD),
         };

@@ -44,11 +44,7 @@ impl FromStr for Order {
 }
 
 /// The first `max_units` of the candidates in that order; equal ones stay as given.
-pub fn choose(
-    mut candidates: Vec<Candidate>,
-    order: Order,
-    max_units: Option<usize>,
-) -> Vec<Candidate> {
+pub fn choose(mut candidates: Vec<Candidate>, order: Order) -> Vec<Candidate> {
     match order {
         Order::Importance => candidates.sort_by(|a, b| {
             let of = |it: &Candidate| it.importance.unwrap_or(f64::INFINITY);
@@ -60,7 +56,6 @@ pub fn choose(
         }),
         Order::Listed => {}
     }
-    candidates.truncate(max_units.unwrap_or(usize::MAX));
     candidates
 }
 
@@ -69,7 +64,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(order: Order, max_units: Option<usize>, wanted: &[usize]) {
+    fn check(order: Order, wanted: &[usize]) {
         let candidate = |channel, confidence, importance| Candidate {
             unit: Unit::new("a", channel),
             confidence: Some(confidence),
@@ -77,15 +72,14 @@ mod tests {
         };
         let candidates =
             vec![candidate(0, 0.5, 0.02), candidate(1, 0.9, 0.0), candidate(2, 0.9, -0.01)];
-        let chosen = choose(candidates, order, max_units);
+        let chosen = choose(candidates, order);
         assert_eq!(chosen.iter().map(|it| it.unit.channel).collect::<Vec<_>>(), wanted);
     }
 
     #[test]
     fn orders() {
-        check(Order::Importance, None, &[2, 1, 0]);
-        check(Order::Confidence, None, &[1, 2, 0]);
-        check(Order::Listed, None, &[0, 1, 2]);
-        check(Order::Importance, Some(1), &[2]);
+        check(Order::Importance, &[2, 1, 0]);
+        check(Order::Confidence, &[1, 2, 0]);
+        check(Order::Listed, &[0, 1, 2]);
     }
 }

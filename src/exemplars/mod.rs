@@ -33,6 +33,13 @@ pub struct Config {
     pub spread: Option<u64>,
 }
 
+/// Those of Hernandez et al. 2022.
+impl Default for Config {
+    fn default() -> Config {
+        Config { top_k: 15, quantile: 0.99, spread: None }
+    }
+}
+
 impl Config {
     pub fn check(&self) -> anyhow::Result<()> {
         if self.top_k == 0 {

@@ -6,22 +6,40 @@ use super::op::{Op, Padding};
 pub(super) struct Config {
     /// Blocks in each of `layer1` to `layer4`.
     pub(super) depths: [usize; 4],
+    /// Channels of the blocks' 3×3 convolutions in each stage.
+    pub(super) widths: [usize; 4],
     /// Three convolutions a block, 1×1, 3×3, 1×1 (ResNet-50 and deeper), instead of two 3×3.
     pub(super) bottleneck: bool,
+    pub(super) stem: Stem,
 }
+
+/// What halves the picture before the stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stem {
+    /// A 7×7 convolution of stride 2, and pooling, which halves it again.
+    Pooled,
+    /// A 3×3 convolution of stride 2, for small pictures.
+    Small,
+}
+
+/// The widths of the paper.
+pub(super) const WIDTHS: [usize; 4] = [64, 128, 256, 512];
 
 /// Sites as in Hernandez et al. 2022: `conv1` before batch norm, and the stages' outputs.
 pub(super) fn resnet(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
-    let xs = conv(&mut g, "conv1", Graph::INPUT, 64, 7, 2);
+    let kernel = if config.stem == Stem::Pooled { 7 } else { 3 };
+    let xs = conv(&mut g, "conv1", Graph::INPUT, config.widths[0], kernel, 2);
     let xs = norm(&mut g, "bn1", xs);
-    let xs = g.add("relu", Op::Relu, &[xs]);
-    let mut xs = g.add("maxpool", Op::MaxPool { size: 3, stride: 2, padding: 1 }, &[xs]);
-    for (stage, depth) in config.depths.into_iter().enumerate() {
+    let mut xs = g.add("relu", Op::Relu, &[xs]);
+    if config.stem == Stem::Pooled {
+        xs = g.add("maxpool", Op::MaxPool { size: 3, stride: 2, padding: 1 }, &[xs]);
+    }
+    for (stage, (depth, width)) in config.depths.into_iter().zip(config.widths).enumerate() {
         for index in 0..depth {
             let name = format!("layer{}.{index}", stage + 1);
             let stride = if 0 < stage && index == 0 { 2 } else { 1 };
-            xs = block(&mut g, config, &name, xs, 64 << stage, stride);
+            xs = block(&mut g, config, &name, xs, width, stride);
         }
         g.alias(format!("layer{}", stage + 1), xs);
     }

@@ -92,6 +92,15 @@ impl Ablate {
         }
         ablate
     }
+
+    /// Wants to be called with all that any of `others` wants, and changes no more than before: networks that are
+    /// ablated in many ways are compiled once.
+    pub fn beside(mut self, others: &[Ablate]) -> Ablate {
+        for (id, keep) in others.iter().flat_map(|it| &it.keep) {
+            self.keep.entry(*id).or_insert_with(|| vec![1.; keep.len()]);
+        }
+        self
+    }
 }
 
 impl Tap for Ablate {

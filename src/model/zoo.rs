@@ -9,6 +9,9 @@ use super::resnet::{self, resnet};
 use super::vgg::{self, vgg};
 use crate::usage;
 
+/// A ResNet of 10 layers for pictures of 64 pixels, which the demo's classifier is.
+pub const SMALL: &str = "small_resnet10";
+
 /// A named network, wired for any number of classes.
 pub struct Architecture {
     pub name: String,
@@ -40,7 +43,7 @@ impl Architecture {
 }
 
 /// All names, in short, for messages.
-pub(super) const KNOWN: &str = "resnet18, 34, 50, 101, 152; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; \
+pub(super) const KNOWN: &str = "resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; \
     mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet";
 
 /// Every architecture, always in the same order.
@@ -55,8 +58,19 @@ pub fn all() -> Vec<Architecture> {
         ("resnet101", [3, 4, 23, 3], true),
         ("resnet152", [3, 8, 36, 3], true),
     ] {
-        add(name, "fc", Wiring::Resnet(resnet::Config { depths, bottleneck }));
+        let (widths, stem) = (resnet::WIDTHS, resnet::Stem::Pooled);
+        add(name, "fc", Wiring::Resnet(resnet::Config { depths, widths, bottleneck, stem }));
     }
+    add(
+        SMALL,
+        "fc",
+        Wiring::Resnet(resnet::Config {
+            depths: [1; 4],
+            widths: [24, 48, 96, 160],
+            bottleneck: false,
+            stem: resnet::Stem::Small,
+        }),
+    );
     for (suffix, shortcut) in [("", Shortcut::Pad), ("_b", Shortcut::Project)] {
         for blocks in 1..=18 {
             let name = format!("cifar_resnet{}{suffix}", 6 * blocks + 2);

@@ -183,12 +183,12 @@ fn tests_table(report: &Report, width: usize) -> Table {
         for control in &report.controls {
             let same = control.tests.iter().filter(|it| it.name == test.name);
             same.for_each(|it| {
+                let units = counted(control.units.len(), "unit");
                 add(
-                    format!(
-                        "{} random, seed {}",
-                        counted(control.units.len(), "unit"),
-                        control.seed
-                    ),
+                    match control.kind {
+                        "random" => format!("{units} random, seed {}", control.seed),
+                        _ => format!("{units} by {} alone", control.kind),
+                    },
                     it,
                 )
             });
@@ -235,6 +235,18 @@ fn edit_lines(edit: &EditReport) -> Vec<String> {
         verified.max_difference
     );
     lines.push(format!("check: reloaded, on {} {equal}", counted(verified.images, "picture")));
+    if 0 < edit.spared {
+        let why = match edit.slack {
+            Some(slack) => {
+                format!(
+                    "with the next, top-1 on --val would fall by more than {:.2} points",
+                    100. * slack
+                )
+            }
+            None => "--max-units".to_owned(),
+        };
+        lines.push(format!("spared: {} that match too ({why})", counted(edit.spared, "unit")));
+    }
     if !edit.refused.is_empty() {
         let first = &edit.refused[0];
         lines.push(format!(

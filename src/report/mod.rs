@@ -1,5 +1,6 @@
 //! Results out: plain structs, and one file a format. Never sees a tensor.
 
+mod curve;
 mod human;
 mod scores;
 mod table;
@@ -18,6 +19,7 @@ use crate::unit::Unit;
 use crate::usage;
 use crate::weights::{Change, SourceFile};
 
+pub use curve::{By, Curve, Point};
 pub use human::{human, new_table, right};
 pub use scores::{scores, scores_csv};
 pub use table::csv;
@@ -211,6 +213,7 @@ pub struct TestReport {
 /// Other units deleted instead, for comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Control {
+    /// `random`, or `importance`: the least important ones, whatever they are.
     pub kind: &'static str,
     pub seed: u64,
     pub units: Vec<Unit>,
@@ -224,6 +227,12 @@ pub struct EditReport {
     pub refused: Vec<Refused>,
     pub changes: Vec<Change>,
     pub bytes_changed: u64,
+    /// Matching units that stay, because of `--max-units` or the slack.
+    pub spared: usize,
+    /// The accuracy, 0..=1, that units may cost together before no more are zeroed.
+    pub slack: Option<f64>,
+    /// The pictures by which units were ranked and chosen.
+    pub val: String,
     pub verified: Verified,
     /// `None` when nothing was written: a dry run, or a gate was violated.
     pub output: Option<OutputReport>,

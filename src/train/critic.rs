@@ -17,7 +17,7 @@ use crate::describe::milan::noise::Noise;
 
 const EPOCHS: usize = 25;
 const BATCH: usize = 256;
-/// Names that go with each batch.
+/// Names of each source that go with each batch.
 const NAMES: usize = 32;
 /// How many of a name's regions are those of any unit, since no unit's exemplars are pure.
 const STRANGE: f64 = 0.35;
@@ -52,7 +52,7 @@ impl Named {
 /// units go some names, each a unit of which a few regions were picked.
 pub fn train(
     learn: &Pairs,
-    named: Option<&Named>,
+    named: &[Named],
     judge: &Pairs,
     sizes: Sizes,
     seed: u64,
@@ -93,7 +93,7 @@ pub fn train(
             let mut sentences =
                 batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
             for (name, own) in
-                named.into_iter().flat_map(|it| it.picked(NAMES, n_some, &learn.features, &mut rng))
+                named.iter().flat_map(|it| it.picked(NAMES, n_some, &learn.features, &mut rng))
             {
                 features.push(own?.unsqueeze(0)?);
                 sentences.push(name?);
@@ -184,7 +184,7 @@ mod tests {
     fn a_critic_learns_which_sentence_belongs_to_a_unit_and_is_the_same_again() {
         let sizes = Sizes { features: 8, hidden: 32, sentence: 8, common: 16 };
         let (learn, judge) = (pairs(400, 1), pairs(60, 2));
-        let train = || train(&learn, None, &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
+        let train = || train(&learn, &[], &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
         let tensors = train();
         let vb = candle_nn::VarBuilder::from_tensors(
             tensors.clone().into_iter().collect(),

@@ -13,7 +13,7 @@ use super::critic::{self, Named, Pairs};
 use super::features::{Looker, gathered};
 use super::regions::Regions;
 use super::sentence;
-use super::source::{self, Known, Source};
+use super::source::{Known, Source};
 use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
 use crate::Progress;
@@ -40,8 +40,8 @@ pub struct Config {
     pub encoder: PathBuf,
     /// The folder of all-MiniLM-L6-v2.
     pub sentence_encoder: PathBuf,
-    /// A folder of regions whose names are known, to learn those as well.
-    pub regions: Option<PathBuf>,
+    /// Regions whose names are known, to learn those as well: folders, or `demo:N:SEED:SPLIT`.
+    pub regions: Vec<String>,
     /// Where the describer, its card and the stages are written.
     pub out: PathBuf,
     pub seed: u64,
@@ -72,8 +72,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
     let teacher_digest = minilm::digest(&config.sentence_encoder)?;
-    let regions = config.regions.as_deref().map(Regions::read).transpose()?;
-    let pictures = regions.as_ref().map(|_| config.source.pictures()).transpose()?;
+    let regions = config.regions.iter().map(|source| {
+        let regions = Regions::named(source)?;
+        let pictures = regions.pictures(&config.source)?;
+        Ok((regions, pictures))
+    });
+    let regions = regions.collect::<anyhow::Result<Vec<_>>>()?;
     let looker = Looker::new(&encoder, &settings, &encoder_tensors, &work)?;
     let Known { units, seen, inputs } = config.source.read(&looker, progress)?;
     let material = split(seen, units);
@@ -111,14 +115,15 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     // Critics.
     let learn_pairs = pairs(learn, &learn_features, &sentences)?;
     let choose_pairs = pairs(choose, &choose_features, &sentences)?;
-    let (mut names, mut region_keys, mut region_inputs) = (None, vec![], String::new());
-    if let Some((regions, (dataset, pictures))) = regions.as_ref().zip(pictures.as_ref()) {
-        region_inputs = format!("{pictures} {}", regions.keys.concat());
-        let pictures = Pictures { dataset, preprocess: &source::preprocess() };
+    let (mut names, mut region_keys, mut region_inputs) = (vec![], vec![], String::new());
+    for (at, (regions, (dataset, digest, preprocess))) in regions.iter().enumerate() {
+        let inputs = format!("{digest} {}", regions.keys.concat());
+        let pictures = Pictures { dataset, preprocess };
         let masks = std::slice::from_ref(&regions.masks);
-        let seen = looker.look("regions", &region_inputs, masks, &pictures, progress)?;
-        names = Some(named(regions, &seen[0], standard, &sentences)?);
-        region_keys = regions.learnt_keys();
+        let seen = looker.look(&format!("regions-{at}"), &inputs, masks, &pictures, progress)?;
+        names.push(named(regions, &seen[0], standard, &sentences)?);
+        region_keys.extend(regions.learnt_keys());
+        region_inputs += &inputs;
     }
     let critic =
         asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
@@ -140,7 +145,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         let inputs = format!("{inputs} {critic:?} {seed} {region_inputs}");
         let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
             let progress = &|_: &str, done, all| joint.show(at, done, all);
-            critic::train(&learn_pairs, names.as_ref(), &choose_pairs, critic, seed, progress)
+            critic::train(&learn_pairs, &names, &choose_pairs, critic, seed, progress)
         })?;
         Ok(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)).collect())
     };
@@ -196,7 +201,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     calibrate(&mut contents, &material, &teacher, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
-    let card = card(&contents, &material, names.as_ref(), config);
+    let card = card(&contents, &material, &names, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
 }
@@ -256,12 +261,7 @@ fn said(units: &[Annotated], features: &Tensor, vocabulary: &Vocabulary) -> Said
 }
 
 /// The model card: what it was made of and how. Quality is measured by `milan-train evaluate`.
-fn card(
-    contents: &Contents,
-    material: &Material,
-    named: Option<&Named>,
-    config: &Config,
-) -> String {
+fn card(contents: &Contents, material: &Material, named: &[Named], config: &Config) -> String {
     let settings = &contents.settings;
     let name = |path: &Path| {
         path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
@@ -285,9 +285,7 @@ fn card(
         material.choose.len(),
         material.held_out,
         config.source.exemplars.as_deref().map_or("beside them".to_owned(), name),
-        named.map_or("none".to_owned(), |it| {
-            format!("{} of {} names", it.n_regions(), it.features.len())
-        }),
+        regions(named, config),
         name(&config.encoder),
         settings.encoder.sites.join(", "),
         terms.join(", "),
@@ -295,6 +293,15 @@ fn card(
         contents.words.len(),
         config.seed,
     )
+}
+
+fn regions(named: &[Named], config: &Config) -> String {
+    let own = named.iter().zip(&config.regions).map(|(it, source)| {
+        let source = source.rsplit(['/', '\\']).next().unwrap_or(source);
+        format!("{} of {} names from {source}", it.n_regions(), it.features.len())
+    });
+    let own: Vec<String> = own.collect();
+    if own.is_empty() { "none".into() } else { own.join("; ") }
 }
 
 pub(super) fn refs(texts: &[String]) -> Vec<&str> {

@@ -1,11 +1,14 @@
-//! Training and judging describers.
+//! Training describers and classifiers, and judging describers.
 
 pub mod annotations;
 pub mod calibrate;
+pub mod classifier;
 pub mod critic;
 pub mod describer;
+pub mod drawn;
 pub mod evaluate;
 pub mod features;
+pub mod forward;
 pub mod judge;
 pub mod measures;
 pub mod milannotations;
@@ -13,6 +16,7 @@ pub mod overlap;
 pub mod params;
 pub mod regions;
 pub mod sentence;
+pub mod simulate;
 pub mod source;
 pub mod speech;
 pub mod stage;

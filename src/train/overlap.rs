@@ -47,8 +47,8 @@ pub struct Against {
     pub network: PathBuf,
     /// Patterns of layers; none means the architecture's own choice.
     pub layers: Vec<String>,
-    /// The folder of the regions.
-    pub regions: PathBuf,
+    /// The folder of the regions, or `demo:N:SEED:SPLIT`.
+    pub regions: String,
     pub threads: usize,
 }
 
@@ -69,7 +69,7 @@ pub fn overlap(
     against: &Against,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Overlap>> {
-    let regions = Regions::read(&against.regions)?;
+    let regions = Regions::named(&against.regions)?;
     let seen_pictures: BTreeSet<usize> = (0..regions.keys.len())
         .filter(|&it| milan.seen.contains(&regions.keys[it]))
         .map(|it| regions.picture(it))
@@ -81,23 +81,21 @@ pub fn overlap(
     if names.is_empty() {
         return Err(usage!(
             "{}: the describer learnt from all regions, or no name has {LEAST_REGIONS} of them",
-            against.regions.display()
+            against.regions
         ));
     }
     if ids.len() < TOP_K {
         return Err(usage!(
             "{}: at least {TOP_K} pictures with regions that training did not see are wanted, not {}",
-            against.regions.display(),
+            against.regions,
             ids.len()
         ));
     }
-    let (mut dataset, _) = source.pictures()?;
-    let picture = |id: &usize| {
-        let picture = dataset.pictures.get(*id).cloned();
-        picture.ok_or_else(|| usage!("the regions speak of picture {id}, which is not there"))
-    };
-    dataset.pictures = ids.iter().map(picture).collect::<anyhow::Result<_>>()?;
+    let (mut dataset, ..) = regions.pictures(source)?;
     let ids: Vec<usize> = ids.into_iter().collect();
+    dataset
+        .only(&ids)
+        .map_err(|id| usage!("the regions speak of picture {id}, which is not there"))?;
 
     let weights = Weights::open(&against.network)?;
     let model = Model::load(&weights, None, &Device::Cpu)?;

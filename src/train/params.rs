@@ -67,7 +67,11 @@ pub struct Training {
 impl Training {
     /// One step down the gradient of a loss, which is cut to a length of `longest`.
     pub fn step(&mut self, loss: &Tensor, longest: f64) -> Result<()> {
-        let mut gradients = loss.backward()?;
+        self.follow(loss.backward()?, longest)
+    }
+
+    /// One step down a gradient, cut as in [`step`](Training::step).
+    pub fn follow(&mut self, mut gradients: GradStore, longest: f64) -> Result<()> {
         self.cut(&mut gradients, longest)?;
         let warm = (self.step + 1).min(self.warmup) as f64 / self.warmup.max(1) as f64;
         let done = (self.step as f64 / self.steps.max(1) as f64).min(1.);

@@ -9,8 +9,12 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
 use super::annotations::{columns, part};
-use crate::exemplars::SiteExemplars;
+use super::source::{self, Source};
+use crate::data::scenes::{self, Scenes};
+use crate::data::{Dataset, Preprocess};
+use crate::exemplars::{SiteExemplars, mask};
 use crate::files::sha256;
+use crate::model::zoo;
 use crate::weights::words;
 use crate::{inconclusive, usage};
 
@@ -18,13 +22,59 @@ use crate::{inconclusive, usage};
 pub struct Regions {
     /// Each region as a unit with one exemplar, so that whatever looks at exemplars can look at regions.
     pub masks: SiteExemplars,
-    /// The name of each, in small letters.
-    pub phrases: Vec<String>,
+    /// The names of each, in small letters.
+    pub names: Vec<Vec<String>>,
     /// What tells each from the regions of other files.
     pub keys: Vec<String>,
+    /// As the user named them.
+    pub source: String,
 }
 
 impl Regions {
+    /// A folder, see [`read`](Regions::read), or `demo:N:SEED:SPLIT`, see [`drawn`](Regions::drawn).
+    pub fn named(source: &str) -> anyhow::Result<Regions> {
+        match source.starts_with("demo:") {
+            true => Regions::drawn(source),
+            false => Regions::read(Path::new(source)),
+        }
+    }
+
+    /// The pictures that regions lie on, a digest that tells them from others, and how masks lie on them: those
+    /// that were drawn, else those of `images`.
+    pub fn pictures(&self, images: &Source) -> anyhow::Result<(Dataset, String, Preprocess)> {
+        if self.source.starts_with("demo:") {
+            let dataset = Dataset::drawn(&self.source, &[])?;
+            return Ok((dataset, self.source.clone(), Preprocess::of(zoo::SMALL)));
+        }
+        let (dataset, digest) = images.pictures()?;
+        Ok((dataset, digest, source::preprocess()))
+    }
+
+    /// Every element of drawn pictures that can be seen. As units do, a region knows its place only so well: to one
+    /// of 4, 8, 16 or 32 parts of a side.
+    pub fn drawn(source: &str) -> anyhow::Result<Regions> {
+        /// Pixels without which nothing can be told.
+        const LEAST: usize = 12;
+        /// Of a mask.
+        const SIDE: usize = 32;
+        let scenes: Scenes = source.parse()?;
+        let (mut masks, mut ids, mut names) = (vec![], vec![], vec![]);
+        for number in 0..scenes.n {
+            for (at, element) in scenes.draw(number).elements.into_iter().enumerate() {
+                if LEAST <= element.mask.iter().filter(|it| **it).count() {
+                    let side = [4, 8, 16, 32][part(&format!("{number}/{at}"), 4) as usize];
+                    let shares = shares(&element.mask, scenes::SIDE as usize, side);
+                    let most = shares.iter().fold(f16::ZERO, |a, b| a.max(*b)).to_f32();
+                    masks.extend(mask(&shares, (side, side), most / 2., SIDE));
+                    ids.push(number);
+                    names.push(element.phrases);
+                }
+            }
+        }
+        let masks: Vec<u8> = masks.into_iter().map(|it| if it { 255 } else { 0 }).collect();
+        Ok(Regions::new(source, ids, names, (SIDE, SIDE), &masks))
+    }
+
     /// Reads a folder's `regions.csv` (`image,phrase`, a region a line; `image` counts the pictures of the data
     /// set) and `regions.safetensors` (`masks` `(regions, side, side)`, 0 to 255, in the order of the lines).
     /// Masks lie on the crop that a network sees: to learn from, torchvision's middle 224 of 256 pixels.
@@ -50,13 +100,25 @@ impl Regions {
             }
         };
         let (h, w, masks) = masks().with_context(|| format!("cannot use {}", path.display()))?;
-        let key = |(at, phrase): (usize, &String)| {
+        let names = phrases.into_iter().map(|it| vec![it]).collect();
+        Ok(Regions::new(&folder.display().to_string(), ids, names, (h, w), &masks))
+    }
+
+    fn new(
+        source: &str,
+        ids: Vec<usize>,
+        names: Vec<Vec<String>>,
+        (h, w): (usize, usize),
+        masks: &[u8],
+    ) -> Regions {
+        let key = |(at, names): (usize, &Vec<String>)| {
             let mask = sha256(&masks[at * h * w..][..h * w]);
-            sha256(format!("{phrase}/{}/{mask}", ids[at]).as_bytes())[..12].to_owned()
+            let names = names.join("/");
+            sha256(format!("{names}/{}/{mask}", ids[at]).as_bytes())[..12].to_owned()
         };
         let n = ids.len();
-        Ok(Regions {
-            keys: phrases.iter().enumerate().map(key).collect(),
+        Regions {
+            keys: names.iter().enumerate().map(key).collect(),
             masks: SiteExemplars {
                 site: "regions".into(),
                 n_units: n,
@@ -70,8 +132,9 @@ impl Regions {
                 thresholds: vec![0.5; n],
                 dead: vec![false; n],
             },
-            phrases,
-        })
+            names,
+            source: source.to_owned(),
+        }
     }
 
     /// The picture that a region lies in.
@@ -93,11 +156,21 @@ impl Regions {
     /// The places of those regions that `keep` keeps, by name.
     pub fn by_name(&self, keep: impl Fn(usize) -> bool) -> BTreeMap<&str, Vec<usize>> {
         let mut names = BTreeMap::<&str, Vec<usize>>::new();
-        for (at, phrase) in self.phrases.iter().enumerate().filter(|(at, _)| keep(*at)) {
-            names.entry(phrase).or_default().push(at);
+        for (at, own) in self.names.iter().enumerate().filter(|(at, _)| keep(*at)) {
+            own.iter().for_each(|name| names.entry(name).or_default().push(at));
         }
         names
     }
+}
+
+/// How much of each of `to × to` parts of a picture a mask `(from, from)` covers, `to` dividing `from`.
+fn shares(mask: &[bool], from: usize, to: usize) -> Vec<f16> {
+    let cell = from / to;
+    let mut n = vec![0u32; to * to];
+    for (at, _) in mask.iter().enumerate().filter(|it| *it.1) {
+        n[at / from / cell * to + at % from / cell] += 1;
+    }
+    n.into_iter().map(|it| f16::from_f32(it as f32 / (cell * cell) as f32)).collect()
 }
 
 /// Pictures and names.
@@ -138,6 +211,28 @@ fn table(path: &Path) -> anyhow::Result<(Vec<usize>, Vec<String>)> {
 mod tests {
     use super::*;
     use crate::weights::write::{self, Entry};
+
+    #[test]
+    fn drawn_elements_are_regions() {
+        let regions = Regions::named("demo:30:5:mixed").unwrap();
+        let names = regions.by_name(|_| true);
+        let places = |name: &str| names.get(name).cloned().unwrap_or_default();
+        assert!(5 < places("letters").len() && places("letters") == places("written text"));
+        assert!(5 < places("a face").len());
+        let scenes: Scenes = regions.source.parse().unwrap();
+        for at in places("letters") {
+            // Where the letters are, and around them.
+            let mask = regions.masks.mask(at, 0, 32);
+            let drawn = scenes.draw(regions.picture(at)).elements;
+            let words = drawn.iter().filter(|it| it.phrases.iter().any(|it| it == "letters"));
+            let inside = |it: &[bool], at: usize| it[at / 32 * 128 + at % 32 * 2];
+            let hit =
+                words.map(|it| (0..1024).filter(|&at| mask[at] && inside(&it.mask, at)).count());
+            assert!(0 < hit.max().unwrap_or_default());
+            assert!(mask.iter().filter(|it| **it).count() < 512);
+        }
+        assert_eq!(shares(&[true, true, false, false], 2, 1), [f16::from_f32(0.5)]);
+    }
 
     #[test]
     fn regions_have_names_and_masks() {

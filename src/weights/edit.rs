@@ -330,8 +330,10 @@ fn reserve(_: &File, _: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-fn check_target(weights: &Weights, target: &Path, force: bool) -> anyhow::Result<()> {
+/// Errs where no edited copy could be written; called early, it spares a user the wait.
+pub fn check_target(weights: &Weights, target: &Path, force: bool) -> anyhow::Result<()> {
     refuse_link(target)?;
+    parent(target)?;
     let Ok(found) = fs::metadata(target) else { return Ok(()) };
     let sources = weights.files().iter().map(|file| file.path.as_path()).chain([weights.source()]);
     for source in sources {

@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::files::digest;
 use crate::usage;
 
-pub use edit::{Change, Draft, write_edited};
+pub use edit::{Change, Draft, check_target, write_edited};
 pub(crate) use read::words;
 
 /// One tensor of a checkpoint: what it is, and where its bytes lie.

@@ -96,6 +96,28 @@ class CifarBlock(nn.Module):
         return F.relu(y + x)
 
 
+class SmallResNet(nn.Module):
+    """torchvision's basic blocks, one a stage, behind a 3x3 convolution of stride 2."""
+
+    def __init__(self, widths=(24, 48, 96, 160)):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        before = (widths[0], *widths)
+        for stage, (c_in, c_out) in enumerate(zip(before, widths)):
+            stride, downsample = (2, nn.Sequential(nn.Conv2d(c_in, c_out, 1, 2, bias=False), nn.BatchNorm2d(c_out)))
+            if stage == 0:
+                stride, downsample = 1, None
+            block = torchvision.models.resnet.BasicBlock(c_in, c_out, stride, downsample)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(block))
+        self.fc = nn.Linear(widths[-1], N_CLASSES)
+
+    def forward(self, xs):
+        xs = F.relu(self.bn1(self.conv1(xs)))
+        xs = self.layer4(self.layer3(self.layer2(self.layer1(xs))))
+        return self.fc(xs.mean((2, 3)))
+
+
 class CifarResNet(nn.Module):
     def __init__(self, n_blocks, project):
         super().__init__()
@@ -148,6 +170,7 @@ def architectures():
     zoo = torchvision.models
     for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "alexnet"]:
         yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES), IMAGENET_SIDES
+    yield "small_resnet10", SmallResNet, CIFAR_SIDES
     for suffix in ["", "_bn"]:
         for depth in [11, 13, 16, 19]:
             name = f"vgg{depth}{suffix}"

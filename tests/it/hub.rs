@@ -72,8 +72,8 @@ fn audit(folder: &Path, endpoint: &str, model: &str, more: &[&str]) -> (i32, Str
 #[test]
 fn a_model_is_downloaded_once_and_then_read_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
-    let demo = milan::demo::write(folder.path()).unwrap();
-    let endpoint = serve(std::fs::read(demo.model).unwrap());
+    let planted = milan::planted::write(folder.path()).unwrap();
+    let endpoint = serve(std::fs::read(planted.model).unwrap());
     let at = folder.path();
 
     let (code, stderr) = audit(at, &endpoint, "hf:org/demo", &["--offline"]);
@@ -92,7 +92,7 @@ fn a_model_is_downloaded_once_and_then_read_from_the_cache() {
 #[test]
 fn a_model_that_is_not_there_is_said_to_be_so() {
     let folder = tempfile::tempdir().unwrap();
-    milan::demo::write(folder.path()).unwrap();
+    milan::planted::write(folder.path()).unwrap();
     let endpoint = serve(vec![]);
     let (code, stderr) = audit(folder.path(), &endpoint, "hf:org/other", &[]);
     assert_eq!(code, 4, "{stderr}");

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::{check_error, demo_files, run};
+use crate::support::{check_error, planted_files, run};
 
 #[test]
 fn mistakes_of_the_user_end_with_2_and_one_line() {
-    let (folder, _) = demo_files();
+    let (folder, _) = planted_files();
     let at = folder.path();
     std::fs::write(
         at.join("bad.toml"),
@@ -69,7 +69,7 @@ fn mistakes_of_the_user_end_with_2_and_one_line() {
         at,
         &["--arch", "resnet81"],
         2,
-        "error: no architecture is called `resnet81`, did you mean `resnet18`? (known: resnet18, 34, 50, 101, 152; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet)",
+        "error: no architecture is called `resnet81`, did you mean `resnet18`? (known: resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet)",
     );
     check_error(
         "milan-edit",
@@ -98,7 +98,7 @@ fn mistakes_of_the_user_end_with_2_and_one_line() {
 
 #[test]
 fn what_cannot_be_concluded_ends_with_3_and_one_line() {
-    let (folder, model) = demo_files();
+    let (folder, model) = planted_files();
     let at = folder.path();
     let whole = std::fs::read(&model).unwrap();
     let own = |name: &'static str| ["--model", name, "--data", "pictures", "--policy", "text"];
@@ -148,7 +148,7 @@ fn what_cannot_be_concluded_ends_with_3_and_one_line() {
         at,
         &["--top-k", "500", "--policy", "text"],
         3,
-        "error: 200 pictures are too few to keep the best 500 of each unit; add pictures or lower --top-k",
+        "error: 240 pictures are too few to keep the best 500 of each unit; add pictures or lower --top-k",
     );
     check_error(
         "milan-edit",
@@ -164,7 +164,7 @@ fn what_cannot_be_concluded_ends_with_3_and_one_line() {
 
 #[test]
 fn unreadable_pictures_are_listed_and_too_many_end_the_run() {
-    let (folder, _) = demo_files();
+    let (folder, _) = planted_files();
     let at = folder.path();
     std::fs::write(at.join("pictures/red/00.png"), "not a picture").unwrap();
     let arguments = [
@@ -180,7 +180,7 @@ fn unreadable_pictures_are_listed_and_too_many_end_the_run() {
     let ran = run("milan-audit", at, &arguments);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(report["data"]["images"], 199);
+    assert_eq!(report["data"]["images"], 239);
     assert_eq!(
         report["data"]["skipped"],
         serde_json::json!([{ "file": "red/00.png", "reason": "it is no JPEG, PNG, WebP, BMP or GIF" }])
@@ -194,6 +194,6 @@ fn unreadable_pictures_are_listed_and_too_many_end_the_run() {
         at,
         &arguments,
         3,
-        "error: 3 of 200 pictures in pictures cannot be read, more than --max-unreadable 0.01; the first is red/00.png: it is no JPEG, PNG, WebP, BMP or GIF",
+        "error: 3 of 240 pictures in pictures cannot be read, more than --max-unreadable 0.01; the first is red/00.png: it is no JPEG, PNG, WebP, BMP or GIF",
     );
 }

@@ -1,4 +1,4 @@
-//! The two programs as a user meets them, on the demo and on real files.
+//! The two programs as a user meets them, on planted units and on real files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,11 +8,13 @@ use milan::model::zoo;
 use serde_json::Value;
 
 use crate::edits::filled;
-use crate::support::{check_error, check_file, demo_files, folder, run, shared_data};
+use crate::support::{check_error, check_file, folder, planted_files, run, shared_data};
 
 fn report(folder: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(folder.join("reports/demo/report.json")).unwrap())
-        .unwrap()
+    serde_json::from_str(
+        &std::fs::read_to_string(folder.join("reports/model/report.json")).unwrap(),
+    )
+    .unwrap()
 }
 
 /// What is the same on every machine.
@@ -26,12 +28,12 @@ fn without_time(report: &Value) -> String {
 }
 
 #[test]
-fn an_audit_of_the_demo_finds_the_units_that_read_text() {
-    let folder = folder();
+fn an_audit_finds_the_units_that_read_text() {
+    let (folder, _) = planted_files();
     let ran = run("milan-audit", folder.path(), &["--policy", "text"]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (1, "violated: text: 12 units found, 0 allowed\n"));
-    check_file("reports/demo-audit.txt", &ran.stdout);
-    check_file("reports/demo-audit.json", &without_time(&report(folder.path())));
+    assert_eq!((ran.code, ran.stderr.as_str()), (1, "violated: text: 43 units found, 0 allowed\n"));
+    check_file("reports/planted-audit.txt", &ran.stdout);
+    check_file("reports/planted-audit.json", &without_time(&report(folder.path())));
     assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100));
 
     let report = report(folder.path());
@@ -79,8 +81,8 @@ fn an_audit_of_the_demo_finds_the_units_that_read_text() {
         assert!(!found.iter().any(|it| it == colour), "{colour} is in {found:?}");
     }
     assert_eq!(
-        report["coverage"]["dead"], 5,
-        "the planted dead unit is carried through the stages"
+        report["coverage"]["dead"], 6,
+        "the planted dead unit is carried through the stages, and two are there for others to begin at"
     );
 }
 
@@ -122,7 +124,7 @@ fn drawn_pictures_need_no_folder() {
 /// Winograd's transforms round otherwise, and nothing that is said depends on it.
 #[test]
 fn an_exact_audit_says_the_same() {
-    let folder = folder();
+    let (folder, _) = planted_files();
     let fast = run("milan-audit", folder.path(), &["--policy", "text"]);
     let exact = run("milan-audit", folder.path(), &["--policy", "text", "--exact"]);
     assert_eq!((exact.code, exact.stdout), (fast.code, fast.stdout));
@@ -131,10 +133,10 @@ fn an_exact_audit_says_the_same() {
 #[test]
 fn the_same_audit_gives_the_same_bytes() {
     let files = |threads: &str| {
-        let folder = folder();
+        let (folder, _) = planted_files();
         run("milan-audit", folder.path(), &["--policy", "text", "--threads", threads]);
         let read =
-            |name: &str| std::fs::read(folder.path().join("reports/demo").join(name)).unwrap();
+            |name: &str| std::fs::read(folder.path().join("reports/model").join(name)).unwrap();
         let mut report = report(folder.path());
         report.as_object_mut().unwrap().remove("run");
         (report, read("descriptions.csv"), read("exemplars/layer2/exemplars.safetensors"))
@@ -143,8 +145,8 @@ fn the_same_audit_gives_the_same_bytes() {
 }
 
 #[test]
-fn an_edit_of_the_demo_takes_the_letters_away_and_nothing_else() {
-    let folder = folder();
+fn an_edit_takes_the_letters_away_and_nothing_else() {
+    let (folder, _) = planted_files();
     let ran = run("milan-edit", folder.path(), &["--units", "conv1:4,conv1:5", "--controls", "1"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{}", ran.stdout);
     let report = report(folder.path());
@@ -158,7 +160,8 @@ fn an_edit_of_the_demo_takes_the_letters_away_and_nothing_else() {
         let classes = report["accuracy"][when]["per_class"].as_array().unwrap();
         classes.iter().find(|it| it["name"] == class).unwrap()["top1"].as_f64().unwrap()
     };
-    assert!(0.8 <= top1("before", "text") && top1("after", "text") <= 0.2);
+    // Three in ten are red letters, which another unit sees.
+    assert!(top1("after", "text") + 0.4 <= top1("before", "text"));
     for colour in ["red", "green", "blue", "yellow"] {
         assert!(top1("before", colour) - 0.05 <= top1("after", colour), "{colour}");
     }
@@ -166,47 +169,38 @@ fn an_edit_of_the_demo_takes_the_letters_away_and_nothing_else() {
     let weights = milan::weights::Weights::open(&path).unwrap();
     assert_eq!(
         weights.files()[0].sha256,
-        edit["output"]["sha256"]["edited.safetensors"].as_str().unwrap()
+        edit["output"]["sha256"]["model-edited.safetensors"].as_str().unwrap()
     );
 }
 
 #[test]
 fn an_edit_by_description_is_reported_in_full() {
-    let folder = folder();
+    let (folder, _) = planted_files();
     let ran = run(
         "milan-edit",
         folder.path(),
         &["--delete-matching", "text", "--order", "importance", "--max-units", "4"],
     );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    check_file("reports/demo-edit.txt", &ran.stdout);
-    check_file("reports/demo-edit.json", &without_time(&report(folder.path())));
+    check_file("reports/planted-edit.txt", &ran.stdout);
+    check_file("reports/planted-edit.json", &without_time(&report(folder.path())));
     // Again, on the file just written: what was deleted is dead now.
-    let edited = "reports/demo/edited.safetensors";
+    let edited = "model-edited.safetensors";
     let again = run(
         "milan-audit",
         folder.path(),
-        &[
-            "--model",
-            edited,
-            "--data",
-            "reports/demo/demo/pictures",
-            "--policy",
-            "text",
-            "--output",
-            "json",
-        ],
+        &["--model", edited, "--data", "pictures", "--policy", "text", "--output", "json"],
     );
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert!(
         5 < again["coverage"]["dead"].as_u64().unwrap()
-            || again["rules"][0]["observed"]["units"].as_u64().unwrap() < 12
+            || again["rules"][0]["observed"]["units"].as_u64().unwrap() < 43
     );
 }
 
 #[test]
 fn a_gate_that_is_violated_writes_nothing() {
-    let folder = folder();
+    let (folder, _) = planted_files();
     let ran = run(
         "milan-edit",
         folder.path(),
@@ -219,13 +213,13 @@ fn a_gate_that_is_violated_writes_nothing() {
         "{}",
         ran.stderr
     );
-    assert!(!folder.path().join("reports/demo/edited.safetensors").exists());
+    assert!(!folder.path().join("model-edited.safetensors").exists());
     assert_eq!(report(folder.path())["gates"][0]["passed"], false);
 }
 
 #[test]
 fn a_dry_run_writes_nothing_at_all_of_its_own() {
-    let (folder, _) = demo_files();
+    let (folder, _) = planted_files();
     let arguments = [
         "--model",
         "model.safetensors",
@@ -247,7 +241,7 @@ fn a_dry_run_writes_nothing_at_all_of_its_own() {
 
 #[test]
 fn what_cannot_be_edited_is_refused_with_the_reason() {
-    let (folder, model) = demo_files();
+    let (folder, model) = planted_files();
     let graph = zoo::by_name("cifar_resnet14_b").unwrap().build(5);
     let tensors: HashMap<String, Tensor> = filled(&graph).into_iter().collect();
     candle_core::safetensors::save(&tensors, &model).unwrap();
@@ -278,20 +272,20 @@ fn what_cannot_be_edited_is_refused_with_the_reason() {
 
 #[test]
 fn exemplars_are_exported_as_the_reference_writes_them() {
-    let folder = folder();
+    let (folder, _) = planted_files();
     run(
         "milan-audit",
         folder.path(),
         &["--policy", "text", "--layers", "conv1", "--top-k", "3", "--export", "milan"],
     );
-    let layer = folder.path().join("reports/demo/exemplars/conv1");
+    let layer = folder.path().join("reports/model/exemplars/conv1");
     let size = |name: &str| std::fs::metadata(layer.join(name)).unwrap().len();
     assert_eq!(size("images.npy"), 128 + 16 * 3 * 3 * 32 * 32);
     assert_eq!(size("masks.npy"), 128 + 16 * 3 * 32 * 32);
     let ids = std::fs::read_to_string(layer.join("ids.csv")).unwrap();
     assert_eq!(ids.lines().count(), 16);
     assert!(ids.lines().all(|line| line.split(',').count() == 3
-        && line.split(',').all(|id| id.parse::<usize>().unwrap() < 200)));
+        && line.split(',').all(|id| id.parse::<usize>().unwrap() < 240)));
     let activations = std::fs::read_to_string(layer.join("activations.csv")).unwrap();
     assert!(
         activations.lines().all(|line| line.split(',').all(|it| it.contains('e'))),
@@ -301,7 +295,7 @@ fn exemplars_are_exported_as_the_reference_writes_them() {
 
 #[test]
 fn descriptions_made_elsewhere_drive_an_edit() {
-    let (folder, _) = demo_files();
+    let (folder, _) = planted_files();
     let at = folder.path();
     std::fs::write(
         at.join("d.csv"),

@@ -44,10 +44,14 @@ pub(crate) struct Ran {
 pub(crate) fn run(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
     let mut command = match program {
         "milan-audit" => Command::new(env!("CARGO_BIN_EXE_milan-audit")),
+        "milan-train" => Command::new(env!("CARGO_BIN_EXE_milan-train")),
         _ => Command::new(env!("CARGO_BIN_EXE_milan-edit")),
     };
-    // Most networks here are the demo's, whose drawings have labels.
+    // Most networks here are planted, and their drawings have labels.
     command.env("MILAN_DESCRIBER", "labels");
+    if folder.join("model.safetensors").exists() && !arguments.contains(&"--model") {
+        command.env("MILAN_MODEL", "model.safetensors").env("MILAN_DATA", "pictures");
+    }
     let output = command.current_dir(folder).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ran {
@@ -75,10 +79,10 @@ pub(crate) fn check_error(
     assert_eq!((ran.code, stderr.as_str()), (code, format!("{wanted}\n").as_str()));
 }
 
-/// The demo's model and pictures as a user's own: `model.safetensors` and `pictures/`.
-pub(crate) fn demo_files() -> (TempDir, PathBuf) {
+/// A planted model and its pictures as a user's own: `model.safetensors` and `pictures/`, which [`run`] runs on.
+pub(crate) fn planted_files() -> (TempDir, PathBuf) {
     let folder = folder();
-    milan::demo::write(folder.path()).unwrap();
+    milan::planted::write(folder.path()).unwrap();
     let model = folder.path().join("model.safetensors");
     (folder, model)
 }

@@ -1,6 +1,6 @@
-//! milan-train from annotations to a describer that is judged and used, on the demo's network.
+//! milan-train from annotations to a describer that is judged and used, on a planted network.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use assert_cmd::Command;
@@ -37,7 +37,9 @@ fn sentence_encoder() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/minilm").display().to_string()
 }
 
-/// A folder with the demo, a MILANNOTATIONS of some of its units in `said`, named regions in `regions`, and
+const MODEL: [&str; 4] = ["--model", "net.safetensors", "--data", "pictures"];
+
+/// A folder with a planted network, a MILANNOTATIONS of some of its units in `said`, named regions in `regions`, and
 /// a describer that was trained on both in `describer`.
 struct Trained {
     folder: TempDir,
@@ -63,8 +65,10 @@ impl Trained {
 static TRAINED: LazyLock<Trained> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
+    milan::planted::write(path).unwrap();
+    std::fs::rename(path.join("model.safetensors"), path.join("net.safetensors")).unwrap();
     let audit = ["--top-k", "3", "--export", "milan", "--layers", "layer2,layer3", "--out", "run"];
-    let (code, ..) = run("milan-audit", path, &audit);
+    let (code, ..) = run("milan-audit", path, &[&MODEL[..], &audit[..]].concat());
     assert_eq!(code, 3, "no policy is given");
     std::fs::rename(path.join("run/exemplars"), path.join("said")).unwrap();
     let mut said = "layer,unit,summary\n".to_owned();
@@ -78,14 +82,6 @@ static TRAINED: LazyLock<Trained> = LazyLock::new(|| {
     std::fs::write(path.join("said/annotations.csv"), said).unwrap();
     regions(&path.join("regions"), 60);
 
-    let encoder = std::fs::read_dir(path.join("run/demo")).unwrap();
-    let mut files = encoder.map(|it| it.unwrap().path());
-    let encoder: PathBuf =
-        files.find(|it| it.extension().is_some_and(|it| it == "safetensors")).unwrap();
-    std::fs::rename(encoder, path.join("net.safetensors")).unwrap();
-    let pictures = std::fs::read_dir(path.join("run/demo")).unwrap();
-    let pictures = pictures.map(|it| it.unwrap().path()).find(|it| it.is_dir()).unwrap();
-    std::fs::rename(pictures, path.join("pictures")).unwrap();
     let arguments = [
         "describer",
         "--annotations",
@@ -199,6 +195,7 @@ fn a_trained_describer_describes() {
         "--out",
         "scored",
     ];
+    let arguments = [&arguments[..], &MODEL[..]].concat();
     let words = |table: &str| {
         table.split(|it: char| !it.is_alphabetic()).any(|it| it.eq_ignore_ascii_case("dogs"))
     };
@@ -210,19 +207,17 @@ fn a_trained_describer_describes() {
     assert!(scores != std::fs::read(TRAINED.path().join("scored/scores.csv")).unwrap());
 
     let labels = ["--describer", "labels", "--sentence-encoder", &encoder];
+    let labels = [&labels[..], &MODEL[..]].concat();
     let (code, _, stderr) = run("milan-audit", TRAINED.path(), &labels);
     assert!(code == 2 && stderr.contains("serves a critic, and `labels` has none"), "{stderr}");
-    let (code, _, stderr) = run(
-        "milan-audit",
-        TRAINED.path(),
-        &["--describer", "milan", "--sentence-encoder", &encoder],
-    );
+    let milan = ["--describer", "milan", "--sentence-encoder", &encoder];
+    let (code, _, stderr) = run("milan-audit", TRAINED.path(), &[&milan[..], &MODEL[..]].concat());
     let wanted = "another sentence encoder than the one that this describer was taught by";
     assert!(code == 2 && stderr.contains(wanted), "{stderr}");
 
     let describer = ["--describer", "milan:describer/milan.safetensors", "--out", "audited"];
     let full = ["--layers", "layer2", "--sentence-encoder", &encoder];
-    let (code, ..) = run("milan-audit", TRAINED.path(), &[describer, full].concat());
+    let (code, ..) = run("milan-audit", TRAINED.path(), &[describer, full, MODEL].concat());
     assert_eq!(code, 3, "no policy is given");
     let report = std::fs::read(TRAINED.path().join("audited/report.json")).unwrap();
     let report: Value = serde_json::from_slice(&report).unwrap();

@@ -204,7 +204,7 @@ impl Drawing<'_> {
         let (size, turn) = (self.rng.random_range(3f32..6.), self.rng.random_range(-1f32..1.));
         self.brush.begin(at, size, turn);
         let (name, path) = match self.rng.random_range(0..3u32) {
-            0 => ("disc", disc((0., 0.), 1.)),
+            0 => ("circle", disc((0., 0.), 1.)),
             1 => ("triangle", polygon(&[(0., -1.), (0.9, 0.7), (-0.9, 0.7)])),
             _ => ("square", block((-0.85, -0.85), (0.85, 0.85))),
         };
@@ -255,6 +255,7 @@ impl Drawing<'_> {
         let dark = self.rng.random_bool(0.5);
         let shades = [self.rng.random_range(0f32..0.2), self.rng.random_range(0.85f32..1.)];
         let [ink, plate] = if dark { shades } else { [shades[1], shades[0]] };
+        let letters = if dark { "black letters" } else { "white letters" };
         // Cells of one to one and a half pixels, so that it can be read.
         let cell = self.rng.random_range(1f32..1.35);
         let half = (6 * word.len() - 1) as f32 * cell / 2.;
@@ -262,7 +263,8 @@ impl Drawing<'_> {
         self.brush.begin((x, at.1), half, 0.);
         let plate = self.rng.random_bool(0.7).then_some([plate; 3]);
         things::word(&mut self.brush, word, [ink; 3], plate);
-        self.keep(vec![format!("the word {word}"), "letters".into(), "written text".into()]);
+        let phrases = [&format!("the word {word}"), letters, "letters", "written text"];
+        self.keep(phrases.map(str::to_owned).to_vec());
     }
 
     /// The mark that goes with a class, if one does.
