@@ -27,7 +27,7 @@ pub fn open(named: &[(String, String)], subject: &Subject) -> anyhow::Result<Vec
     let mut tests = Vec::new();
     for (name, source) in named {
         if !names.insert(name) {
-            return Err(usage!("two tests are called `{name}`; name them with --test NAME=FOLDER"));
+            return Err(usage!("two tests are called `{name}`; name them with --test NAME=D"));
         }
         tests.push(Test { name: name.clone(), probe: Some(labelled(source, subject)?) });
     }

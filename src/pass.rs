@@ -130,6 +130,7 @@ pub fn predict_each(
         }
         progress(stage, batch.ids.last().map_or(0, |last| last + 1), n_pictures)?;
     }
+    progress(stage, n_pictures, n_pictures)?;
     check_unreadable(&loader.finish(), &probe.dataset, settings.max_unreadable)?;
     Ok(predictions)
 }

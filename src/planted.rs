@@ -219,10 +219,9 @@ fn checkpoint(rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<u8>> {
         tensors.insert(parameter.name, (parameter.shape, vec![value; len]));
     }
     let mut set = |name: &str, values: Vec<f32>| {
-        if let Some((_, old)) = tensors.get_mut(name) {
-            assert_eq!(old.len(), values.len(), "{name}");
-            *old = values;
-        }
+        let old = tensors.get_mut(name).map(|it| &mut it.1);
+        assert_eq!(old.as_ref().map(|it| it.len()), Some(values.len()), "{name}");
+        old.into_iter().for_each(|old| old.clone_from(&values));
     };
 
     // The first filters, and how far each must rise above the background to count.

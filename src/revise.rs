@@ -19,7 +19,7 @@ use crate::pass::{self, Probe, Progress, Settings};
 use crate::policy::{self, Action, Outcome, Policy};
 use crate::report::{EditReport, Gate, OutputReport, Refused, Report, Verdict, Verified, json};
 use crate::subject::{self, Source, Subject};
-use crate::sweep::{self, Sweep, ablation};
+use crate::sweep::{Sweep, ablation};
 use crate::unit::Unit;
 use crate::weights::{Draft, Weights, check_target, write_edited};
 use crate::{inconclusive, usage};
@@ -43,7 +43,7 @@ pub struct Config {
     pub selection: Selection,
     /// Pictures by which units are ranked and chosen; `None` is the probing pictures.
     pub val: Option<String>,
-    /// Named picture folders that are only measured; none means the probing pictures themselves.
+    /// Named pictures that are only measured; none means the probing pictures themselves.
     pub tests: Vec<(String, String)>,
     pub order: Order,
     pub max_units: Option<usize>,
@@ -88,6 +88,13 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let tests = measure::open(&config.tests, &subject)?;
     let val = config.val.as_deref().map(|it| measure::labelled(it, &subject)).transpose()?;
     let val = val.as_ref().unwrap_or(&subject.probe);
+    let ranks = config.order == Order::Importance || config.slack.is_some();
+    if ranks && val.dataset.pictures.iter().all(|it| it.label.is_none()) {
+        return Err(inconclusive!(
+            "{} has no labels, so no unit's importance and no slack can be measured; name labelled pictures with --val",
+            val.dataset.source
+        ));
+    }
     let network = &subject.model.network;
 
     let sites = match &config.selection {
@@ -116,18 +123,23 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
 
     let mut candidates = candidates(config, policy.as_ref(), &outcomes)?;
     let n_candidates = candidates.len();
-    let mut all: Vec<Unit> = match config.curve {
+    let all: Vec<Unit> = match config.curve {
         Some(_) => found.exemplars.units().collect(),
         None => vec![],
     };
     let importance = importance(config, &candidates, &all, &subject, val, progress)?;
     candidates.iter_mut().for_each(|it| it.importance = importance.get(&it.unit).copied());
-    all = sweep::by_importance(&importance, &all);
+    let all = all.into_iter().map(|unit| {
+        let importance = importance.get(&unit).copied();
+        Candidate { unit, confidence: None, importance }
+    });
+    let all: Vec<Unit> =
+        choose(all.collect(), config.order).into_iter().map(|it| it.unit).collect();
     let chosen = choose(candidates, config.order);
     let described: Vec<Unit> = chosen.into_iter().map(|it| it.unit).collect();
     let sweep = Sweep { network, settings: &config.settings, progress };
     let known = config.val.is_none().then_some(found.predictions.as_slice());
-    let units = kept(config, &sweep, &described, val, known)?;
+    let (units, slack) = kept(config, &sweep, &described, val, known)?;
     let plan = plan(subject.model.graph(), &subject.model.prefix, &units)?;
     check_plan(&plan, config.skip_not_editable)?;
 
@@ -157,11 +169,12 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     report.tests = measured.tests;
     report.controls = measured.controls;
     report.accuracy = measured.accuracy.or(report.accuracy);
-    let curve = match config.curve {
+    let curve = match config.curve.filter(|_| config.out.is_some()) {
         Some(most) => {
             let named = tests.iter().map(|it| (it.name.as_str(), it.probe(&subject)));
             let named: Vec<(&str, &Probe)> = named.collect();
-            Some(sweep.curve(&described, &all, most, &named, config.seed)?)
+            let curve = sweep.curve(&described, &all, most, &named, config.seed)?;
+            Some((curve.csv()?, curve.svg(units.len())?))
         }
         None => None,
     };
@@ -178,7 +191,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         changes: plan.changes,
         bytes_changed: draft.bytes_changed(),
         spared: n_candidates - units.len(),
-        slack: config.slack,
+        slack,
         val: val.dataset.source.clone(),
         verified,
         output: publishes
@@ -193,9 +206,9 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             let of = |unit: &Unit| importance.get(unit).copied();
             audit::write(out, &subject, &found.exemplars, &descriptions, of, false)?;
         }
-        if let Some(curve) = &curve {
-            write_whole(&out.join("curve.csv"), curve.csv()?.as_bytes())?;
-            write_whole(&out.join("curve.svg"), curve.svg(units.len())?.as_bytes())?;
+        if let Some((table, figure)) = &curve {
+            write_whole(&out.join("curve.csv"), table.as_bytes())?;
+            write_whole(&out.join("curve.svg"), figure.as_bytes())?;
         }
         write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
@@ -301,14 +314,15 @@ fn importance(
 }
 
 /// The first of the units, in their order: as many as `--max-units` and the slack allow. `known` are the answers to the
-/// pictures of `val` before anything is zeroed, if they are known.
+/// pictures of `val` before anything is zeroed, if they are known. With them the slack, where it was that which ended
+/// them.
 fn kept(
     config: &Config,
     sweep: &Sweep<'_>,
     units: &[Unit],
     val: &Probe,
     known: Option<&[Prediction]>,
-) -> anyhow::Result<Vec<Unit>> {
+) -> anyhow::Result<(Vec<Unit>, Option<f64>)> {
     let mut kept = units[..units.len().min(config.max_units.unwrap_or(usize::MAX))].to_vec();
     if let Some(slack) = config.slack {
         let n = sweep.within(slack, &kept, val, known)?;
@@ -319,9 +333,12 @@ fn kept(
                 100. * slack
             ));
         }
-        kept.truncate(n);
+        if n < kept.len() {
+            kept.truncate(n);
+            return Ok((kept, Some(slack)));
+        }
     }
-    Ok(kept)
+    Ok((kept, None))
 }
 
 /// Without the user's leave nothing that matched is left standing.

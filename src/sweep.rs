@@ -1,8 +1,6 @@
 //! Accuracy as more and more units are deleted (Hernandez et al. 2022, section 7, figure 8): how many may go, and
 //! whether it matters which.
 
-use std::collections::BTreeMap;
-
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -85,12 +83,15 @@ impl Sweep<'_> {
         tests: &[(&str, &Probe)],
         seed: u64,
     ) -> anyhow::Result<Curve> {
+        let most = most.min(all.len());
         let mut orders =
             vec![(By::Description, 0, described.to_vec()), (By::Order, 0, all.to_vec())];
         for draw in 0..RANDOM {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(draw);
             let mut units = all.to_vec();
+            // Whatever order they come in, a seed draws the same.
+            units.sort();
             units.shuffle(&mut rng);
             orders.push((By::Chance, draw, units));
         }
@@ -129,14 +130,6 @@ impl Sweep<'_> {
 fn numbers(most: usize) -> Vec<usize> {
     let n = most.min(POINTS);
     (0..=n).map(|at| (at * most).div_ceil(n.max(1))).collect()
-}
-
-/// All units of some sites, the least important first; equal ones in the order of the network.
-pub fn by_importance(importance: &BTreeMap<Unit, f64>, units: &[Unit]) -> Vec<Unit> {
-    let mut units = units.to_vec();
-    let of = |unit: &Unit| importance.get(unit).copied().unwrap_or(f64::INFINITY);
-    units.sort_by(|a, b| of(a).total_cmp(&of(b)));
-    units
 }
 
 #[cfg(test)]

@@ -30,11 +30,11 @@ struct Cli {
     /// Zero these units: layer:unit,… or a file with one a line
     #[arg(long, value_name = "LAYER:UNIT,…|FILE", env = "MILAN_UNITS")]
     units: Option<String>,
-    /// The pictures by which units are ranked and chosen [default: those of --data; for the demo clean ones]
+    /// The pictures by which units are ranked and chosen [default: those of --data; for the demo's own --data clean ones]
     #[arg(long, value_name = "D", env = "MILAN_VAL")]
     val: Option<String>,
-    /// Pictures that are only measured. Repeatable [default: those of --data; for the demo clean and adversarial
-    /// ones]
+    /// Pictures that are only measured. Repeatable [default: those of --data; for the demo's own --data clean
+    /// and adversarial ones]
     #[arg(long, value_name = "[NAME=]D", env = "MILAN_TEST", value_delimiter = ',')]
     test: Vec<String>,
     /// Which units go first: importance (least important first), confidence, listed [default: importance
@@ -45,7 +45,7 @@ struct Cli {
     #[arg(long, value_name = "N", env = "MILAN_MAX_UNITS")]
     max_units: Option<usize>,
     /// Zero no more units once top-1 on --val has fallen by more than this share, such as 0.01 [default:
-    /// none; for the demo 0.02]
+    /// none; for the demo 0.02, unless --units, --max-units or another order is given]
     #[arg(long, value_name = "SHARE", env = "MILAN_SLACK")]
     slack: Option<f64>,
     /// Also measure with up to N units deleted, beside any units in the same order and random ones: curve.csv
@@ -91,9 +91,13 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
             return Err(usage!("{name} wants a share between 0 and 1, not {share}"));
         }
     }
+    if cli.max_units == Some(0) {
+        return Err(usage!("--max-units wants at least 1"));
+    }
     if cli.shared.model == "demo" {
         demo(&mut cli);
     }
+    cli.curve = cli.curve.filter(|it| 0 < *it);
     let shared = &cli.shared;
     let settings = shared.check()?;
     let bars = Bars::new(shared.progress, shared.quiet)?;
@@ -110,7 +114,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
         }),
         max_units: cli.max_units,
         slack: cli.slack,
-        curve: cli.curve.filter(|it| 0 < *it),
+        curve: cli.curve,
         max_drop: cli.max_drop,
         controls: cli.controls,
         skip_not_editable: cli.skip_not_editable,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use milan::cli::{self, Bars, When};
+use milan::data::scenes::Scenes;
 use milan::report::Verdict;
 use milan::train::overlap::Against;
 use milan::train::source::Source;
@@ -42,9 +43,9 @@ struct Classifier {
     /// Pictures that accuracy is measured on at the end. Repeatable
     #[arg(long, value_name = "NAME=D", value_delimiter = ',')]
     test: Vec<String>,
-    /// How often each picture is seen
-    #[arg(long, value_name = "N", default_value_t = 15)]
-    epochs: usize,
+    /// How often the pictures are gone through
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    epochs: u16,
     /// The folder of the model and its card
     #[arg(long, value_name = "DIR", default_value = "classifier")]
     out: PathBuf,
@@ -130,7 +131,7 @@ struct Evaluate {
     #[arg(long, value_name = "FILE")]
     describer: Option<PathBuf>,
     /// Regions whose names are known: does the critic find the units that fire there? As for training
-    #[arg(long, value_name = "DIR", requires = "network")]
+    #[arg(long, value_name = "DIR", requires = "network", requires = "annotations")]
     regions: Option<String>,
     /// The network whose units are held against the regions
     #[arg(long, value_name = "FILE", requires = "regions")]
@@ -142,7 +143,7 @@ struct Evaluate {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Where features are kept [default: not kept]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "annotations")]
     work: Option<PathBuf>,
     #[command(flatten)]
     running: Running,
@@ -196,7 +197,7 @@ fn classifier(it: Classifier) -> anyhow::Result<()> {
         data: it.data,
         arch: it.arch,
         tests: it.test.iter().map(test).collect::<anyhow::Result<_>>()?,
-        epochs: it.epochs,
+        epochs: it.epochs.into(),
         out: it.out,
         seed: it.seed,
     };
@@ -207,6 +208,9 @@ fn classifier(it: Classifier) -> anyhow::Result<()> {
 fn evaluate(it: Evaluate) -> anyhow::Result<()> {
     let bars = it.running.begin()?;
     let progress = |stage: &str, done, all| bars.show(stage, done, all);
+    if let Some(pictures) = &it.drawn {
+        pictures.parse::<Scenes>()?;
+    }
     let mut tables = serde_json::Map::new();
     if let Some((annotations, sentence_encoder)) = it.annotations.zip(it.sentence_encoder) {
         let overlap = it.regions.zip(it.network).map(|(regions, network)| Against {

@@ -43,7 +43,7 @@ impl FromStr for Order {
     }
 }
 
-/// The first `max_units` of the candidates in that order; equal ones stay as given.
+/// The first candidates in that order; equal ones stay as given.
 pub fn choose(mut candidates: Vec<Candidate>, order: Order) -> Vec<Candidate> {
     match order {
         Order::Importance => candidates.sort_by(|a, b| {

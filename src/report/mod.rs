@@ -229,7 +229,7 @@ pub struct EditReport {
     pub bytes_changed: u64,
     /// Matching units that stay, because of `--max-units` or the slack.
     pub spared: usize,
-    /// The accuracy, 0..=1, that units may cost together before no more are zeroed.
+    /// The accuracy, 0..=1, that units may cost together, where it was that which spared the rest.
     pub slack: Option<f64>,
     /// The pictures by which units were ranked and chosen.
     pub val: String,

@@ -35,7 +35,7 @@ pub struct Config {
     pub arch: String,
     /// Pictures that accuracy is measured on at the end, by what they are called.
     pub tests: Vec<(String, String)>,
-    /// How often each picture is seen.
+    /// How often the pictures are gone through, each time but for those that fill no batch.
     pub epochs: usize,
     /// Where the model and its card are written.
     pub out: PathBuf,
@@ -60,9 +60,15 @@ const MOMENTUM: f64 = 0.1;
 pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
     let dataset = data::named(&config.data, &[])?;
     let labels = labels(&dataset)?;
+    std::fs::create_dir_all(&config.out)
+        .with_context(|| format!("cannot make the folder {}", config.out.display()))?;
+    let preprocess = Preprocess::of(&config.arch);
     let tests = config.tests.iter().map(|(name, source)| {
         let dataset = data::named(source, &dataset.classes)?;
-        Ok((name, Probe { dataset, preprocess: Preprocess::of(&config.arch) }))
+        if dataset.pictures.iter().all(|it| it.label.is_none()) {
+            return Err(usage!("the test pictures in {source} have no labels"));
+        }
+        Ok((name, Probe { dataset, preprocess: preprocess.clone() }))
     });
     let tests = tests.collect::<anyhow::Result<Vec<_>>>()?;
     let params = Params::new(config.seed);
@@ -70,7 +76,6 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let n_features = n_features(&graph)?;
     let mut running = moments(&graph)?;
     let learner = Learner::new(graph, &params)?;
-    let preprocess = Preprocess::of(&config.arch);
     let crop = |id| read_crop(&dataset, &preprocess, id);
     let crops = (0..labels.len()).into_par_iter().map(crop).collect::<anyhow::Result<Vec<_>>>()?;
 
@@ -127,6 +132,12 @@ fn labels(dataset: &Dataset) -> anyhow::Result<Vec<u32>> {
         })
     };
     let labels = dataset.pictures.iter().map(label).collect::<anyhow::Result<Vec<u32>>>()?;
+    if dataset.classes.is_empty() {
+        return Err(usage!(
+            "{} has numbers for labels; a classifier needs the names of its classes: class folders, or names in metadata.csv",
+            dataset.source
+        ));
+    }
     if labels.len() < BATCH {
         return Err(usage!(
             "{} has {} pictures; {BATCH} are wanted at least",
@@ -216,7 +227,7 @@ fn measure(
     let settings = Settings {
         batch_size: BATCH,
         threads: rayon::current_num_threads(),
-        max_unreadable: 0.,
+        max_unreadable: 0.01,
         exemplars: exemplars::Config::default(),
     };
     let measured = tests.iter().map(|(name, probe)| {

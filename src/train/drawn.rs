@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -80,7 +79,7 @@ pub struct Planted {
 const SHUFFLES: usize = 5;
 /// A measure must fall by this for a unit to count, and for this share of the units to be trusted.
 const FALL: f64 = 0.001;
-pub const TRUSTED: f64 = 0.9;
+const TRUSTED: f64 = 0.9;
 /// Whoever is surer than this of noise is wrong.
 const SURE: f32 = 0.5;
 /// A description foretells something where its correlation is above this.
@@ -175,16 +174,18 @@ fn simulated(
     let mut shuffled = (vec![], vec![]);
     for _ in 0..SHUFFLES {
         let mut told = own.clone();
-        told.shuffle(&mut rng);
+        // All by as many places, so that no unit keeps its own.
+        told.rotate_left(rng.random_range(1..own.len().max(2)));
         shuffled.1.extend(foretold(&told, &units));
         shuffled.0.extend(told);
     }
     progress("simulation", 2, 4)?;
     let simulation = vec![
-        Simulation::of("its own", &own, &found),
-        Simulation::of("those of other units", &shuffled.0, &shuffled.1),
+        Simulation::of("its own", 1, &own, &found),
+        Simulation::of("those of other units", SHUFFLES, &shuffled.0, &shuffled.1),
         Simulation::of(
             "its own, of a network that learnt nothing",
+            1,
             &other,
             &foretold(&other, &others),
         ),
@@ -219,14 +220,19 @@ fn simulated(
 }
 
 impl Simulation {
-    fn of(descriptions: &'static str, told: &[Told], found: &[Option<[f64; 2]>]) -> Simulation {
+    fn of(
+        descriptions: &'static str,
+        rounds: usize,
+        told: &[Told],
+        found: &[Option<[f64; 2]>],
+    ) -> Simulation {
         let mean = |at: usize| {
             found.iter().flatten().map(|it| it[at]).sum::<f64>() / found.len().max(1) as f64
         };
         Simulation {
             descriptions,
-            units: told.len(),
-            told: told.iter().filter(|it| !it.is_empty()).count(),
+            units: told.len() / rounds,
+            told: told.iter().filter(|it| !it.is_empty()).count() / rounds,
             correlation: mean(0),
             auprc: mean(1),
         }

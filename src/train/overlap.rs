@@ -16,6 +16,7 @@ use super::measures::{auroc, average_precision};
 use super::regions::Regions;
 use super::source::Source;
 use crate::Progress;
+use crate::data::preprocess::Resize;
 use crate::data::{Loader, Preprocess};
 use crate::describe::milan::Milan;
 use crate::describe::milan::look::Pictures;
@@ -91,7 +92,7 @@ pub fn overlap(
             ids.len()
         ));
     }
-    let (mut dataset, ..) = regions.pictures(source)?;
+    let (mut dataset, _, own) = regions.pictures(source)?;
     let ids: Vec<usize> = ids.into_iter().collect();
     dataset
         .only(&ids)
@@ -100,7 +101,10 @@ pub fn overlap(
     let weights = Weights::open(&against.network)?;
     let model = Model::load(&weights, None, &Device::Cpu)?;
     let sites = subject::sites(model.graph(), &against.layers)?;
-    let preprocess = Preprocess::of(&model.arch);
+    let mut preprocess = Preprocess::of(&model.arch);
+    if let Resize::Exact(_) = own.resize {
+        preprocess.resize = Resize::Exact(preprocess.crop); // Masks lie on the whole picture.
+    }
     let probe = Probe { dataset, preprocess };
     let spread = Some(0);
     let settings = Settings {

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::judge::stemmed;
 use super::measures::average_precision;
-use crate::data::scenes::{Element, SIDE};
+use crate::data::scenes::{Element, NAME, SIDE};
 use crate::model::graph::NodeId;
 use crate::model::run::Tap;
 
@@ -67,14 +67,11 @@ impl Lexicon {
 
     /// All words that fit an element.
     pub fn words(&self, element: &Element) -> BTreeSet<String> {
-        let mut words: BTreeSet<String> =
-            element.phrases.iter().flat_map(|phrase| stemmed(phrase)).collect();
-        for line in &self.kin {
-            if line.iter().any(|it| words.contains(it)) {
-                words.extend(line.iter().cloned());
-            }
-        }
-        words
+        // What a word says is not there.
+        let phrases = element.phrases.iter().filter(|it| !it.starts_with(NAME));
+        let own: BTreeSet<String> = phrases.flat_map(|phrase| stemmed(phrase)).collect();
+        let kin = self.kin.iter().filter(|line| line.iter().any(|it| own.contains(it)));
+        own.iter().chain(kin.flatten()).cloned().collect()
     }
 }
 
@@ -197,6 +194,7 @@ mod tests {
         check("Black text", [false, true]);
         check("Red things and writing", [true, true]);
         check("Faces of people", [false, false]);
+        check("Cups", [false, false]);
         check("Shiny metal", [false, false]);
         assert_eq!(lexicon.told("Shiny metal"), Told::new());
     }

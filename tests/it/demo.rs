@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Ran, folder, run};
+use crate::support::{Ran, check_error, folder, planted_files, run};
 
 /// Less than the demo does by itself: two layers, fewer pictures.
 const SMALL: [&str; 6] =
@@ -67,7 +67,7 @@ fn without_its_reading_units_the_demo_reads_less() {
 }
 
 #[test]
-fn a_slack_that_nothing_keeps_writes_nothing() {
+fn a_slack_is_kept_or_nothing_is_written() {
     let folder = folder();
     let arguments =
         ["--delete-matching", "text", "--slack", "0", "--curve", "0", "--max-units", "48"];
@@ -78,12 +78,31 @@ fn a_slack_that_nothing_keeps_writes_nothing() {
     let ran = run("milan-edit", folder.path(), &[&arguments[..], &pictures].concat());
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("would fall by more than 0.00 points"), "{}", ran.stdout);
+    let wrong = ["--delete-matching", "text", "--max-units", "0"];
+    let ran = run("milan-edit", folder.path(), &wrong);
+    assert_eq!(ran.stderr, "error: --max-units wants at least 1\n");
     let wrong = ["--delete-matching", "text", "--slack", "2"];
     let ran = run("milan-edit", folder.path(), &wrong);
     assert_eq!(ran.stderr, "error: --slack wants a share between 0 and 1, not 2\n");
     let wrong = ["--delete-matching", "text", "--curve", "5", "--order", "listed"];
     let ran = run("milan-edit", folder.path(), &wrong);
     assert!(ran.code == 2 && ran.stderr.contains("--order importance is wanted"), "{}", ran.stderr);
+}
+
+/// Without the unit that sees blue no blue picture is known.
+#[test]
+fn a_slack_that_no_unit_keeps_writes_nothing() {
+    let (folder, _) = planted_files();
+    std::fs::write(folder.path().join("d.csv"), "layer,unit,description\nconv1,2,text\n").unwrap();
+    let arguments = ["--describer", "csv:d.csv", "--delete-matching", "text", "--slack", "0.05"];
+    check_error(
+        "milan-edit",
+        folder.path(),
+        &arguments,
+        3,
+        "error: zeroing conv1:2 alone costs more than the 5.00 points of top-1 that --slack allows; nothing was written",
+    );
+    assert!(!folder.path().join("model-edited.safetensors").exists());
 }
 
 #[test]

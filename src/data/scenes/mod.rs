@@ -24,6 +24,9 @@ pub use things::CLASSES;
 /// Width and height of a picture.
 pub const SIDE: u32 = 64;
 
+/// How the phrase for a written name begins.
+pub const NAME: &str = "the word ";
+
 /// So many pictures of a split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenes {
@@ -175,7 +178,7 @@ const COLOURS: [(&str, Colour); 9] = [
 ];
 
 impl Drawing<'_> {
-    /// A ground with up to three shapes on it.
+    /// A ground with up to six shapes on it.
     fn new(rng: &mut ChaCha8Rng) -> Drawing<'_> {
         // `SIDE` is not 0, the only thing that a brush minds.
         #[allow(clippy::expect_used)]
@@ -263,7 +266,7 @@ impl Drawing<'_> {
         self.brush.begin((x, at.1), half, 0.);
         let plate = self.rng.random_bool(0.7).then_some([plate; 3]);
         things::word(&mut self.brush, word, [ink; 3], plate);
-        let phrases = [&format!("the word {word}"), letters, "letters", "written text"];
+        let phrases = [&format!("{NAME}{word}"), letters, "letters", "written text"];
         self.keep(phrases.map(str::to_owned).to_vec());
     }
 
