@@ -122,6 +122,13 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
     let mut candidates = candidates(config, policy.as_ref(), &outcomes)?;
+    let named: Vec<Unit> = candidates.iter().map(|it| it.unit.clone()).collect();
+    let possible = plan(subject.model.graph(), &subject.model.prefix, &named)?;
+    if config.skip_not_editable || (config.max_units.is_none() && config.slack.is_none()) {
+        check_plan(&possible, config.skip_not_editable)?;
+    }
+    let refused = if config.skip_not_editable { possible.refused } else { vec![] };
+    candidates.retain(|it| refused.iter().all(|no| no.unit != it.unit));
     let n_candidates = candidates.len();
     let all: Vec<Unit> = match config.curve {
         Some(_) => found.exemplars.units().collect(),
@@ -183,8 +190,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let publishes = report.verdict == Verdict::Passed && !config.dry_run;
     report.edit = Some(EditReport {
         units: plan.units,
-        refused: plan
-            .refused
+        refused: refused
             .iter()
             .map(|it| Refused { unit: it.unit.clone(), reason: it.reason.clone() })
             .collect(),

@@ -86,6 +86,17 @@ fn an_audit_finds_the_units_that_read_text() {
     );
 }
 
+#[test]
+fn a_policy_of_faces_finds_the_planted_face_and_no_colour() {
+    let (folder, _) = planted_files();
+    let ran = run("milan-audit", folder.path(), &["--policy", "faces", "--layers", "layer1"]);
+    assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+    let report = report(folder.path());
+    let units = report["rules"][0]["units"].as_array().unwrap();
+    let found: Vec<u64> = units.iter().map(|it| it["unit"].as_u64().unwrap()).collect();
+    assert!(found.contains(&9) && (0..6).all(|it| !found.contains(&it)), "{found:?}");
+}
+
 /// Each line that README.md shows of a program is one of a sample report's, which are compared above.
 #[test]
 fn the_readme_shows_what_the_programs_print() {
