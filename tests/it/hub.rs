@@ -81,7 +81,7 @@ fn a_model_is_downloaded_once_and_then_read_from_the_cache() {
     assert!(stderr.starts_with("error: org/demo@main is not in the local cache"), "{stderr}");
 
     let (code, stderr) = audit(at, &endpoint, "hf:org/demo", &[]);
-    assert_eq!((code, stderr.as_str()), (1, "violated: text: 3 units found, 0 allowed\n"));
+    assert_eq!((code, stderr.as_str()), (1, "violated: text: 5 units found, 0 allowed\n"));
 
     for model in ["hf:org/demo", "hf:org/demo@main", &format!("hf:org/demo@{COMMIT}")] {
         let (code, stderr) = audit(at, "http://127.0.0.1:9", model, &["--offline"]);
