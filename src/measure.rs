@@ -31,7 +31,7 @@ pub fn open(named: &[(String, String)], subject: &Subject) -> anyhow::Result<Vec
         }
         tests.push(Test { name: name.clone(), probe: Some(labelled(source, subject)?) });
     }
-    if tests.is_empty() && subject.probe.dataset.pictures.iter().any(|it| it.label.is_some()) {
+    if tests.is_empty() && subject.probe.dataset.is_labelled() {
         tests.push(Test { name: "data".into(), probe: None });
     }
     Ok(tests)
@@ -40,7 +40,7 @@ pub fn open(named: &[(String, String)], subject: &Subject) -> anyhow::Result<Vec
 /// Pictures to measure accuracy on; errs where none has a label.
 pub fn labelled(source: &str, subject: &Subject) -> anyhow::Result<Probe> {
     let dataset = data::named(source, &subject.classes)?;
-    if dataset.pictures.iter().all(|picture| picture.label.is_none()) {
+    if !dataset.is_labelled() {
         return Err(usage!("the test pictures in {source} have no labels"));
     }
     Ok(Probe { dataset, preprocess: subject.probe.preprocess.clone() })

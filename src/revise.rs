@@ -89,7 +89,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let val = config.val.as_deref().map(|it| measure::labelled(it, &subject)).transpose()?;
     let val = val.as_ref().unwrap_or(&subject.probe);
     let ranks = config.order == Order::Importance || config.slack.is_some();
-    if ranks && val.dataset.pictures.iter().all(|it| it.label.is_none()) {
+    if ranks && !val.dataset.is_labelled() {
         return Err(inconclusive!(
             "{} has no labels, so no unit's importance and no slack can be measured; name labelled pictures with --val",
             val.dataset.source

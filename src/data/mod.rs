@@ -48,10 +48,15 @@ pub enum Origin {
     Drawn(Scenes, Vec<usize>),
 }
 
+/// Whether a name means drawn pictures, and no folder.
+pub fn is_drawn(source: &str) -> bool {
+    source.starts_with("demo:")
+}
+
 /// A folder of pictures ([`open`]), or `demo:N:SEED:SPLIT` ([`Dataset::drawn`]); `classes` are the model's class names,
 /// empty where nobody knows them.
 pub fn named(source: &str, classes: &[String]) -> anyhow::Result<Dataset> {
-    match source.starts_with("demo:") {
+    match is_drawn(source) {
         true => Dataset::drawn(source, classes),
         false => open(Path::new(source), classes),
     }
@@ -74,6 +79,11 @@ impl Dataset {
         let classes = if classes.is_empty() { names.to_vec() } else { classes.to_vec() };
         let origin = Origin::Drawn(scenes.clone(), (0..scenes.n).collect());
         Ok(Dataset { origin, source: source.to_owned(), pictures, classes })
+    }
+
+    /// Whether any picture has a label, so that accuracy can be measured.
+    pub fn is_labelled(&self) -> bool {
+        self.pictures.iter().any(|it| it.label.is_some())
     }
 
     /// Keeps some pictures only, in the order given. Errs at the first that is not there.

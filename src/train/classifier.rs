@@ -1,6 +1,5 @@
 //! Trains a small classifier, such as the demo's: AdamW, a rate that rises and falls, dropout before the last layer.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use rayon::prelude::*;
 
 use super::forward::{Learner, Moments};
 use super::params::Params;
+use super::stage::{Tensors, entries};
 use crate::data::{self, Dataset, Preprocess, read_crop};
 use crate::files::{digest, write_whole};
 use crate::model::graph::Graph;
@@ -24,7 +24,7 @@ use crate::model::run::Ablate;
 use crate::model::{Model, zoo};
 use crate::pass::{self, Probe, Settings};
 use crate::weights::Weights;
-use crate::weights::write::{self, Entry};
+use crate::weights::write;
 use crate::{Progress, evaluate, exemplars, usage};
 
 /// What training needs to know.
@@ -65,7 +65,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let preprocess = Preprocess::of(&config.arch);
     let tests = config.tests.iter().map(|(name, source)| {
         let dataset = data::named(source, &dataset.classes)?;
-        if dataset.pictures.iter().all(|it| it.label.is_none()) {
+        if !dataset.is_labelled() {
             return Err(usage!("the test pictures in {source} have no labels"));
         }
         Ok((name, Probe { dataset, preprocess: preprocess.clone() }))
@@ -115,7 +115,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     progress("classifier", steps, steps)?;
 
     let file = config.out.join("model.safetensors");
-    write_whole(&file, &write::to_bytes(&[("format", "pt".into())], entries(&params, &running)?))?;
+    let trained = entries(&tensors(&params, &running)?)?;
+    write_whole(&file, &write::to_bytes(&[("format", "pt".into())], trained))?;
     let names = serde_json::json!({ "architecture": config.arch, "label_names": dataset.classes });
     let names = serde_json::to_string_pretty(&names)? + "\n";
     write_whole(&config.out.join("config.json"), names.as_bytes())?;
@@ -178,7 +179,7 @@ pub fn untrained(arch: &str, n_classes: usize, seed: u64) -> anyhow::Result<Vec<
     let graph = zoo::by_name(arch)?.build(n_classes);
     let (params, running) = (Params::new(seed), moments(&graph)?);
     Learner::new(graph, &params)?;
-    Ok(write::to_bytes(&[], entries(&params, &running)?))
+    Ok(write::to_bytes(&[], entries(&tensors(&params, &running)?)?))
 }
 
 /// Those before the first picture: means of 0, variances of 1.
@@ -203,17 +204,14 @@ fn follow(running: &mut Moments, own: Moments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All tensors of the trained network, in the order of their names.
-fn entries(params: &Params, running: &Moments) -> anyhow::Result<Vec<Entry>> {
-    let mut tensors: BTreeMap<String, Tensor> = params.values()?;
+/// All tensors of the trained network.
+fn tensors(params: &Params, running: &Moments) -> candle_core::Result<Tensors> {
+    let mut tensors: Tensors = params.values()?;
     for (node, (mean, var)) in running {
         tensors.insert(format!("{node}.running_mean"), mean.flatten_all()?);
         tensors.insert(format!("{node}.running_var"), var.flatten_all()?);
     }
-    let entry = |(name, tensor): (String, Tensor)| {
-        Ok(Entry::f32(&name, tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?))
-    };
-    tensors.into_iter().map(entry).collect()
+    Ok(tensors)
 }
 
 /// Top-1 of the written model on each test, with the number of pictures.

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::annotations::{columns, part};
 use super::source::{self, Source};
 use crate::data::scenes::{self, Scenes};
-use crate::data::{Dataset, Preprocess};
+use crate::data::{self, Dataset, Preprocess};
 use crate::exemplars::{SiteExemplars, mask};
 use crate::files::sha256;
 use crate::model::zoo;
@@ -33,7 +33,7 @@ pub struct Regions {
 impl Regions {
     /// A folder, see [`read`](Regions::read), or `demo:N:SEED:SPLIT`, see [`drawn`](Regions::drawn).
     pub fn named(source: &str) -> anyhow::Result<Regions> {
-        match source.starts_with("demo:") {
+        match data::is_drawn(source) {
             true => Regions::drawn(source),
             false => Regions::read(Path::new(source)),
         }
@@ -42,7 +42,7 @@ impl Regions {
     /// The pictures that regions lie on, a digest that tells them from others, and how masks lie on them: those
     /// that were drawn, else those of `images`.
     pub fn pictures(&self, images: &Source) -> anyhow::Result<(Dataset, String, Preprocess)> {
-        if self.source.starts_with("demo:") {
+        if data::is_drawn(&self.source) {
             let dataset = Dataset::drawn(&self.source, &[])?;
             return Ok((dataset, self.source.clone(), Preprocess::of(zoo::SMALL)));
         }
@@ -165,12 +165,18 @@ impl Regions {
 
 /// How much of each of `to × to` parts of a picture a mask `(from, from)` covers, `to` dividing `from`.
 fn shares(mask: &[bool], from: usize, to: usize) -> Vec<f16> {
-    let cell = from / to;
     let mut n = vec![0u32; to * to];
+    count(mask, from, to, &mut n);
+    let all = (from / to).pow(2) as f32;
+    n.into_iter().map(|it| f16::from_f32(it as f32 / all)).collect()
+}
+
+/// Adds the pixels of a mask `(from, from)` to the counts of the `to × to` parts that they lie in, `to` dividing `from`.
+pub(super) fn count(mask: &[bool], from: usize, to: usize, counts: &mut [u32]) {
+    let cell = from / to;
     for (at, _) in mask.iter().enumerate().filter(|it| *it.1) {
-        n[at / from / cell * to + at % from / cell] += 1;
+        counts[at / from / cell * to + at % from / cell] += 1;
     }
-    n.into_iter().map(|it| f16::from_f32(it as f32 / (cell * cell) as f32)).collect()
 }
 
 /// Pictures and names.

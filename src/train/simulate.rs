@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::judge::stemmed;
 use super::measures::average_precision;
+use super::regions::count;
 use crate::data::scenes::{Element, NAME, SIDE};
 use crate::model::graph::NodeId;
 use crate::model::run::Tap;
@@ -93,9 +94,7 @@ pub fn places(told: &Told, pictures: &[Vec<Seen>], side: usize) -> Vec<bool> {
         for element in
             elements.iter().filter(|it| told.iter().any(|part| part.is_subset(&it.words)))
         {
-            for (at, _) in element.mask.iter().enumerate().filter(|it| *it.1) {
-                n[at / from * side / from * side + at % from * side / from] += 1;
-            }
+            count(&element.mask, from, side, &mut n);
         }
         found.extend(n.into_iter().map(|it| least <= it));
     }

@@ -26,12 +26,16 @@ pub fn stage(
         return Ok(kept);
     }
     let made = make().with_context(|| format!("cannot make {name}"))?;
+    write_whole(&path, &write::to_bytes(&[("inputs", key)], entries(&made)?))?;
+    Ok(made)
+}
+
+/// Tensors as a file holds them, in the order of their names.
+pub fn entries(tensors: &Tensors) -> candle_core::Result<Vec<Entry>> {
     let entry = |(name, tensor): (&String, &Tensor)| {
         Ok(Entry::f32(name, tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?))
     };
-    let entries = made.iter().map(entry).collect::<candle_core::Result<_>>()?;
-    write_whole(&path, &write::to_bytes(&[("inputs", key)], entries))?;
-    Ok(made)
+    tensors.iter().map(entry).collect()
 }
 
 fn kept(bytes: &[u8], key: &str) -> Option<Tensors> {
