@@ -7,6 +7,7 @@ use milan::audit::{Config, audit};
 use milan::describe::Describer;
 use milan::exemplars;
 use milan::pass::Settings;
+use milan::ruling::Asked;
 use milan::subject::Source;
 
 #[allow(clippy::print_stdout)]
@@ -26,7 +27,7 @@ fn main() -> anyhow::Result<()> {
         },
         layers: vec![],
         how: Describer::Labels.into(),
-        policy: Some("text".into()),
+        asked: Asked::of("text"),
         settings: Settings {
             batch_size: 16,
             threads: 2,

@@ -1,9 +1,8 @@
 //! The first flow: what does each unit of a model fire on, and does the policy allow it?
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
-
-use anyhow::Context;
 
 use crate::describe::milan::look::Pictures;
 use crate::describe::{self, Describer, How, table};
@@ -11,10 +10,11 @@ use crate::exemplars::{Exemplars, export, store};
 use crate::files::{digest, sha256, write_whole};
 use crate::model::run::Ablate;
 use crate::pass::{self, Pass, Progress, Settings};
-use crate::policy::{self, Level, Outcome, Policy, RuleStatus};
+use crate::policy::{self, Policy};
+use crate::ruling::{self, Looked};
 use crate::report::{
-    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, PolicyReport,
-    Report, RuleReport, Run, SCHEMA, Tool, UnitReport, Verdict, json, scores_csv,
+    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report, Run, SCHEMA, Tool, Verdict,
+    json, scores_csv,
 };
 use crate::subject::{self, Source, Subject};
 use crate::unit::{Description, Status, Unit};
@@ -26,8 +26,7 @@ pub struct Config {
     /// Layer patterns; none means the describer's or the architecture's own choice.
     pub layers: Vec<String>,
     pub how: How,
-    /// A name or path.
-    pub policy: Option<String>,
+    pub asked: ruling::Asked,
     pub settings: Settings,
     pub seed: u64,
     /// The run's folder; `None` writes nothing.
@@ -40,24 +39,49 @@ pub struct Config {
 /// verdict is returned.
 pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
-    let policy = config.policy.as_deref().map(policy::load).transpose()?;
+    let policy = config.asked.load()?;
+    if let Some(policy) = &policy {
+        ruling::check_encoder(policy, &config.how)?;
+    }
+    let today = config.asked.today();
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
-    let (subject, found) = look(config, &phrases, progress)?;
+    let (subject, found) = look(config, policy.as_ref(), &phrases, progress)?;
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
-    let outcomes =
-        policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
 
     let mut report =
         report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
-    report.rules = rules(policy.as_ref(), &outcomes, |_| None);
-    report.policy = policy.as_ref().map(policy_report).transpose()?;
-    (report.verdict, report.why) = verdict(policy.as_ref(), &outcomes, &report.coverage);
-    report.exit_code = report.verdict.exit_code();
+    let mut importance = BTreeMap::new();
+    match &policy {
+        Some(policy) => {
+            let looked = Looked {
+                subject: &subject,
+                exemplars: &found.exemplars,
+                descriptions: &descriptions,
+                how: &config.how,
+                settings: &config.settings,
+                today,
+            };
+            let checked;
+            (checked, importance) = ruling::hold(policy, &looked, progress)?;
+            ruling::enter(&mut report, policy, checked, &importance)?;
+            let Report { rules, gates, coverage, .. } = &report;
+            (report.verdict, report.why) =
+                ruling::verdict(rules, gates, coverage, config.asked.fail_on_warn);
+        }
+        None => {
+            let why = "no policy was given, so nothing was held against the descriptions; try --policy faces";
+            report.why = vec![why.to_owned()];
+        }
+    }
+    report.units = ruling::units(&descriptions, &importance);
+    report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
     report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
+    report.run.today = today.to_string();
+    let of = |unit: &Unit| importance.get(unit).copied();
     if let Some(out) = &config.out {
-        write(out, &subject, &found.exemplars, &descriptions, |_| None, config.export)?;
+        write(out, &subject, &found.exemplars, &descriptions, of, config.export)?;
         write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
     Ok(report)
@@ -70,7 +94,7 @@ pub fn score(
     phrases: &[String],
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Description>> {
-    let (subject, found) = look(config, phrases, progress)?;
+    let (subject, found) = look(config, None, phrases, progress)?;
     let asked = Asked { how: &config.how, policy: None, phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
     if let Some(out) = &config.out {
@@ -83,11 +107,12 @@ pub fn score(
 /// Opens model and pictures, and gathers what the units fire on.
 fn look(
     config: &Config,
+    policy: Option<&Policy>,
     phrases: &[String],
     progress: Progress<'_>,
 ) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
-    config.how.check()?;
+    config.how.check(policy.is_some_and(|it| !it.phrases().is_empty()))?;
     let subject = subject::open(&config.source)?;
     let sites = sites(&subject, &config.how.describer, &config.layers)?;
     let found = pass::pass(
@@ -190,12 +215,15 @@ pub(crate) fn report(
     let encoder = how.sentence_encoder.as_deref();
     let sentence_encoder_sha256 = encoder.map(describe::milan::minilm::digest).transpose()?;
     Ok(Report {
-        schema: SCHEMA,
+        schema: SCHEMA.to_owned(),
         complete: true,
         verdict: Verdict::Inconclusive,
         exit_code: Verdict::Inconclusive.exit_code(),
         why: vec![],
-        tool: Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") },
+        tool: Tool {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
         policy: None,
         model: ModelReport {
             source: subject.source.model.clone(),
@@ -225,6 +253,7 @@ pub(crate) fn report(
         tests: vec![],
         controls: vec![],
         edit: None,
+        units: vec![],
         warnings: subject.warnings.clone(),
         run: Started::now().finish(seed, &subject.source, settings, None),
     })
@@ -248,62 +277,6 @@ fn layers(descriptions: &[Description]) -> Vec<Layer> {
         }
     }
     layers
-}
-
-pub(crate) fn rules(
-    policy: Option<&Policy>,
-    outcomes: &[Outcome],
-    importance: impl Fn(&Unit) -> Option<f64>,
-) -> Vec<RuleReport> {
-    let rules = policy.map(|policy| policy.rules.as_slice()).unwrap_or_default();
-    let report = |(rule, outcome): (&policy::Rule, &Outcome)| RuleReport {
-        id: rule.id.clone(),
-        title: rule.title.clone(),
-        level: rule.level,
-        status: outcome.status,
-        limits: rule.limit,
-        observed: outcome.observed,
-        why: outcome.why.clone(),
-        units: outcome.findings.iter().map(|it| UnitReport::of(it, importance(&it.unit))).collect(),
-    };
-    rules.iter().zip(outcomes).map(report).collect()
-}
-
-pub(crate) fn policy_report(policy: &Policy) -> anyhow::Result<PolicyReport> {
-    let resolved = serde_json::to_value(policy).context("a policy is not JSON")?;
-    Ok(PolicyReport { files: policy.files.clone(), resolved })
-}
-
-/// A violated rule beats an inconclusive one; nothing looked at is never clean.
-fn verdict(
-    policy: Option<&Policy>,
-    outcomes: &[Outcome],
-    coverage: &Coverage,
-) -> (Verdict, Vec<String>) {
-    let Some(policy) = policy else {
-        let why =
-            "no policy was given, so nothing was held against the descriptions; try --policy faces";
-        return (Verdict::Inconclusive, vec![why.to_owned()]);
-    };
-    let of = |status: RuleStatus| {
-        let rules = policy.rules.iter().zip(outcomes);
-        let some =
-            rules.filter(move |(rule, it)| it.status == status && rule.level != Level::Allow);
-        some.map(|(rule, it)| format!("{}: {}", rule.id, it.why.join(", "))).collect::<Vec<_>>()
-    };
-    let (violated, inconclusive) = (of(RuleStatus::Violated), of(RuleStatus::Inconclusive));
-    if !violated.is_empty() {
-        (Verdict::Violated, violated)
-    } else if coverage.described == 0 {
-        (
-            Verdict::Inconclusive,
-            vec![format!("none of the {} units could be described", coverage.units)],
-        )
-    } else if !inconclusive.is_empty() {
-        (Verdict::Inconclusive, inconclusive)
-    } else {
-        (Verdict::Passed, vec![])
-    }
 }
 
 /// Everything of a run but its report.
@@ -368,6 +341,7 @@ impl Started {
             seed,
             device: device.into(),
             threads: settings.threads,
+            today: String::new(),
             out,
         }
     }

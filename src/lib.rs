@@ -14,6 +14,7 @@ pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) -> anyhow::Result<()> + 
 
 pub mod error;
 pub mod files;
+pub mod toml_file;
 pub mod unit;
 
 pub mod weights;
@@ -37,7 +38,9 @@ pub mod evaluate;
 
 pub mod report;
 
+pub mod importance;
 pub mod pass;
+pub mod ruling;
 pub mod subject;
 
 pub mod audit;

@@ -90,7 +90,12 @@ pub fn measure(
         .iter()
         .map(|unit| Ok((unit.site.clone(), graph.node(locate(graph, unit)?).channels)))
         .collect::<anyhow::Result<_>>()?;
-    let control = |kind, seed, units: Vec<Unit>| Control { kind, seed, units, tests: vec![] };
+    let control = |kind: &str, seed, units: Vec<Unit>| Control {
+        kind: kind.to_owned(),
+        seed,
+        units,
+        tests: vec![],
+    };
     let others = measured.others.iter().map(|(kind, units)| control(kind, 0, units.clone()));
     let random =
         (0..controls).map(|it| control("random", it, random_units(units, &n_channels, seed, it)));

@@ -1,6 +1,6 @@
 //! The second flow: zero some units in a new file, and say what that did to the accuracy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -9,18 +9,21 @@ use candle_core::Tensor;
 use crate::audit::{self, Asked, Started};
 use crate::describe::How;
 use crate::edit::choose::{Candidate, Order, choose};
-use crate::edit::plan::{NotEditable, Plan, locate, plan};
+use crate::edit::plan::{NotEditable, Plan, plan};
 use crate::evaluate::Prediction;
 use crate::files::write_whole;
+use crate::importance::{self, Measure};
 use crate::measure::{self, Measured};
 use crate::model::Model;
 use crate::model::run::{Ablate, Compute, Network, Untapped};
 use crate::pass::{self, Probe, Progress, Settings};
-use crate::policy::{self, Action, Outcome, Policy};
-use crate::report::{EditReport, Gate, OutputReport, Refused, Report, Verdict, Verified, json};
+use crate::policy::gates::{Gate, Importance};
+use crate::policy::{self, Action, EditOrder, Outcome, Policy};
+use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified, json};
+use crate::ruling::{self, Edited, Looked};
 use crate::subject::{self, Source, Subject};
 use crate::sweep::{Sweep, ablation};
-use crate::unit::Unit;
+use crate::unit::{Description, Unit};
 use crate::weights::{Draft, Weights, check_target, write_edited};
 use crate::{inconclusive, usage};
 
@@ -30,7 +33,7 @@ pub enum Selection {
     /// Those described with any of these words, by stem.
     Matching(Vec<String>),
     /// Those that rules with `edit.action = "zero"` match.
-    Policy(String),
+    Policy(ruling::Asked),
     /// Just these.
     Units(Vec<Unit>),
 }
@@ -45,7 +48,8 @@ pub struct Config {
     pub val: Option<String>,
     /// Named pictures that are only measured; none means the probing pictures themselves.
     pub tests: Vec<(String, String)>,
-    pub order: Order,
+    /// `None` is what the rules say, else importance where something rests on it, else as listed.
+    pub order: Option<Order>,
     pub max_units: Option<usize>,
     /// The accuracy, 0..=1, that may be lost on the pictures of `val` before no more units are zeroed.
     pub slack: Option<f64>,
@@ -76,9 +80,11 @@ const TOLERANCE: f64 = 1e-4;
 pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
     let policy = load_policy(&config.selection)?;
-    check_order(config)?;
+    let order = order(config, policy.as_ref())?;
+    check_order(config, order)?;
     config.settings.exemplars.check()?;
-    config.how.check()?;
+    let asks_likeness = policy.as_ref().is_some_and(|it| !it.phrases().is_empty());
+    config.how.check(asks_likeness)?;
     let subject = subject::open(&config.source)?;
     if let Some(out) = &config.out {
         std::fs::create_dir_all(out)
@@ -88,7 +94,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let tests = measure::open(&config.tests, &subject)?;
     let val = config.val.as_deref().map(|it| measure::labelled(it, &subject)).transpose()?;
     let val = val.as_ref().unwrap_or(&subject.probe);
-    let ranks = config.order == Order::Importance || config.slack.is_some();
+    let ranks = order == Order::Importance || config.slack.is_some();
     if ranks && !val.dataset.is_labelled() {
         return Err(inconclusive!(
             "{} has no labels, so no unit's importance and no slack can be measured; name labelled pictures with --val",
@@ -118,10 +124,24 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         Selection::Units(_) => vec![],
         _ => audit::describe(&subject, &found.exemplars, &asked, progress)?,
     };
-    let outcomes =
-        policy.as_ref().map(|policy| policy::check(policy, &descriptions)).unwrap_or_default();
+    let today = match &config.selection {
+        Selection::Policy(asked) => asked.today(),
+        _ => ruling::Asked::default().today(),
+    };
+    let looked = Looked {
+        subject: &subject,
+        exemplars: &found.exemplars,
+        descriptions: &descriptions,
+        how: &config.how,
+        settings: &config.settings,
+        today,
+    };
+    let (checked, asked_importance) = match &policy {
+        Some(policy) => ruling::hold(policy, &looked, progress)?,
+        None => Default::default(),
+    };
 
-    let mut candidates = candidates(config, policy.as_ref(), &outcomes)?;
+    let mut candidates = candidates(config, policy.as_ref(), &checked.outcomes)?;
     let named: Vec<Unit> = candidates.iter().map(|it| it.unit.clone()).collect();
     let possible = plan(subject.model.graph(), &subject.model.prefix, &named)?;
     if config.skip_not_editable || (config.max_units.is_none() && config.slack.is_none()) {
@@ -134,15 +154,25 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         Some(_) => found.exemplars.units().collect(),
         None => vec![],
     };
-    let importance = importance(config, &candidates, &all, &subject, val, progress)?;
+    let wanted: Vec<Unit> = match &all[..] {
+        _ if order != Order::Importance => vec![],
+        [] => candidates.iter().map(|it| it.unit.clone()).collect(),
+        _ => all.clone(),
+    };
+    let by = policy.as_ref().and_then(|it| it.gates.accuracy);
+    let by = by.map_or(Importance::Ablation, |it| it.importance);
+    let with =
+        Measure { subject: &subject, val, exemplars: &found.exemplars, settings: &config.settings };
+    let mut importance = asked_importance;
+    importance.extend(importance::importance(by, &wanted, &with, progress)?);
     candidates.iter_mut().for_each(|it| it.importance = importance.get(&it.unit).copied());
     let all = all.into_iter().map(|unit| {
         let importance = importance.get(&unit).copied();
         Candidate { unit, confidence: None, importance }
     });
     let all: Vec<Unit> =
-        choose(all.collect(), config.order).into_iter().map(|it| it.unit).collect();
-    let chosen = choose(candidates, config.order);
+        choose(all.collect(), order).into_iter().map(|it| it.unit).collect();
+    let chosen = choose(candidates, order);
     let described: Vec<Unit> = chosen.into_iter().map(|it| it.unit).collect();
     let sweep = Sweep { network, settings: &config.settings, progress };
     let known = config.val.is_none().then_some(found.predictions.as_slice());
@@ -157,9 +187,11 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
 
     let mut report =
         audit::report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
-    report.rules = audit::rules(policy.as_ref(), &outcomes, |unit| importance.get(unit).copied());
-    report.policy =
-        policy.as_ref().filter(|it| !it.files.is_empty()).map(audit::policy_report).transpose()?;
+    if let Some(policy) = &policy {
+        ruling::enter(&mut report, policy, checked, &importance)?;
+    }
+    report.units = ruling::units(&descriptions, &importance);
+    let effect = policy.as_ref().and_then(|it| it.gates.effect.as_ref());
     let measured = Measured {
         subject: &subject,
         edited: &edited,
@@ -168,7 +200,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             Some(_) => vec![("importance", all[..plan.units.len().min(all.len())].to_vec())],
             None => vec![],
         },
-        controls: config.controls,
+        controls: effect.map_or(config.controls, |it| config.controls.max(it.random_controls as u64)),
         before: &found.predictions,
         seed: config.seed,
     };
@@ -185,8 +217,31 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         }
         None => None,
     };
-    (report.verdict, report.why) = verdict(config, &mut report);
-    report.exit_code = report.verdict.exit_code();
+    if let Some(policy) = &policy {
+        let residual = match policy.gates.residual {
+            Some(_) => Some(residual(policy, &edited, &sites, &looked, &asked, progress)?),
+            None => None,
+        };
+        let edited = Edited {
+            accuracy: report.accuracy.as_ref(),
+            tests: &report.tests,
+            controls: &report.controls,
+            residual: residual.as_deref(),
+        };
+        let gates = ruling::edit_gates(&policy.gates, &edited);
+        report.gates.retain(|it| !["accuracy", "effect", "residual"].contains(&it.id.as_str()));
+        report.gates.extend(gates);
+    }
+    report.gates.extend(max_drop(config, &report));
+    let strict = match &config.selection {
+        Selection::Policy(asked) => asked.clone(),
+        _ => ruling::Asked::default(),
+    };
+    // Rules are held against the model as it was; what is left of it is for the gates.
+    (report.verdict, report.why) =
+        ruling::verdict(&[], &report.gates, &report.coverage, strict.fail_on_warn);
+    report.why.iter_mut().for_each(|it| it.push_str("; nothing was written"));
+    report.exit_code = ruling::exit_code(report.verdict, strict.exit_zero);
     let publishes = report.verdict == Verdict::Passed && !config.dry_run;
     report.edit = Some(EditReport {
         units: plan.units,
@@ -207,6 +262,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         draft.publish()?;
     }
     report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
+    report.run.today = today.to_string();
     if let Some(out) = &config.out {
         if !sites.is_empty() {
             let of = |unit: &Unit| importance.get(unit).copied();
@@ -223,9 +279,16 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
 
 fn load_policy(selection: &Selection) -> anyhow::Result<Option<Policy>> {
     Ok(match selection {
-        Selection::Matching(words) => Some(policy::from_words(words, policy::file::MIN_CONFIDENCE)),
-        Selection::Policy(name) => {
-            let policy = policy::load(name)?;
+        Selection::Matching(words) => Some(policy::from_words(words, policy::file::MIN_CONFIDENCE)?),
+        Selection::Policy(asked) => {
+            let Some(policy) = asked.load()? else { return Ok(None) };
+            let name = &policy.name;
+            if let Some(rule) = policy.rules.iter().find(|it| it.edit.action == Action::Prune) {
+                return Err(usage!(
+                    "rule {} of policy `{name}` wants its units pruned, and this version zeroes them only; write edit.action = \"zero\"",
+                    rule.id
+                ));
+            }
             if policy.rules.iter().all(|rule| rule.edit.action != Action::Zero) {
                 return Err(usage!(
                     "no rule of policy `{name}` says edit.action = \"zero\", so there is nothing to edit"
@@ -279,9 +342,28 @@ fn candidates(
     Ok(candidates)
 }
 
+/// In which order units go: as the user says, else as the rules to zero say, which must agree.
+fn order(config: &Config, policy: Option<&Policy>) -> anyhow::Result<Order> {
+    if let Some(order) = config.order {
+        return Ok(order);
+    }
+    let rules = policy.map(|it| it.rules.as_slice()).unwrap_or_default();
+    let zero = rules.iter().filter(|it| it.edit.action == Action::Zero);
+    let said: BTreeSet<EditOrder> = zero.filter_map(|it| it.edit.order).collect();
+    match said.into_iter().collect::<Vec<_>>()[..] {
+        [] if config.slack.is_some() || config.curve.is_some() => Ok(Order::Importance),
+        [] | [EditOrder::Listed] => Ok(Order::Listed),
+        [EditOrder::Confidence] => Ok(Order::Confidence),
+        [EditOrder::ImportanceAsc] => Ok(Order::Importance),
+        _ => Err(usage!(
+            "the rules to zero want different orders, and all their units go together; name one with --order"
+        )),
+    }
+}
+
 /// What rests on how important units are must be told to measure it.
-fn check_order(config: &Config) -> anyhow::Result<()> {
-    if config.curve.is_some() && config.order != Order::Importance {
+fn check_order(config: &Config, order: Order) -> anyhow::Result<()> {
+    if config.curve.is_some() && order != Order::Importance {
         return Err(usage!(
             "--curve compares units in the order of their importance, so --order importance is wanted"
         ));
@@ -292,31 +374,6 @@ fn check_order(config: &Config) -> anyhow::Result<()> {
         ));
     }
     Ok(())
-}
-
-/// What zeroing each unit alone costs, where the order asks for it: of the candidates, or of `all` where there are
-/// any.
-fn importance(
-    config: &Config,
-    candidates: &[Candidate],
-    all: &[Unit],
-    subject: &Subject,
-    val: &Probe,
-    progress: Progress<'_>,
-) -> anyhow::Result<BTreeMap<Unit, f64>> {
-    if config.order != Order::Importance {
-        return Ok(BTreeMap::new());
-    }
-    let wanted: Vec<Unit> = match all {
-        [] => candidates.iter().map(|it| it.unit.clone()).collect(),
-        _ => all.to_vec(),
-    };
-    let graph = subject.model.graph();
-    let places = wanted.iter().map(|unit| Ok((locate(graph, unit)?, unit.channel)));
-    let places = places.collect::<anyhow::Result<Vec<_>>>()?;
-    let network = &subject.model.network;
-    let lost = pass::importance(network, val, &places, &config.settings, progress)?;
-    Ok(wanted.into_iter().zip(lost).collect())
 }
 
 /// The first of the units, in their order: as many as `--max-units` and the slack allow. `known` are the answers to the
@@ -426,21 +483,46 @@ fn greatest(xs: &Tensor) -> anyhow::Result<f64> {
     Ok(f64::from(xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
 }
 
-fn verdict(config: &Config, report: &mut Report) -> (Verdict, Vec<String>) {
-    let Some(limit) = config.max_drop else { return (Verdict::Passed, vec![]) };
+/// The gate of `--max-drop`.
+fn max_drop(config: &Config, report: &Report) -> Option<Gate> {
+    let limit = config.max_drop?;
+    let deny = policy::Level::Deny;
     let Some(delta) = report.accuracy.as_ref().and_then(|it| it.delta) else {
-        let why = "--max-drop was given, but no picture is labelled, so the drop is not known; nothing was written";
-        return (Verdict::Inconclusive, vec![why.to_owned()]);
+        let why = "no picture is labelled, so the drop is not known".to_owned();
+        return Some(Gate::inconclusive("max-drop", deny, Some(limit), why));
     };
-    let passed = -delta <= limit;
-    report.gates.push(Gate { id: "max-drop".into(), passed, limit, observed: -delta });
-    if passed {
-        return (Verdict::Passed, vec![]);
-    }
-    let why = format!(
-        "top-1 falls by {:.2} points, --max-drop allows {:.2}; nothing was written",
-        -100. * delta,
-        100. * limit
-    );
-    (Verdict::Violated, vec![why])
+    let why = || {
+        format!(
+            "top-1 falls by {:.2} points, --max-drop allows {:.2}",
+            -100. * delta,
+            100. * limit
+        )
+    };
+    Some(Gate::new("max-drop", deny, Some(limit), Some(-delta), (limit < -delta).then(why)))
+}
+
+/// The units of the edited model that rules to zero still match.
+fn residual(
+    policy: &Policy,
+    edited: &Network,
+    sites: &[String],
+    looked: &Looked<'_>,
+    asked: &Asked<'_>,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Unit>> {
+    let Looked { subject, settings, .. } = *looked;
+    let settings = audit::drawing(settings, asked.phrases, asked.seed);
+    let untouched = Ablate::default();
+    let stage = "pictures, edited model";
+    let found =
+        pass::pass(edited, &subject.probe, sites, &untouched, &settings, stage, progress)?;
+    let descriptions: Vec<Description> =
+        audit::describe(subject, &found.exemplars, asked, progress)?;
+    let looked = Looked { exemplars: &found.exemplars, descriptions: &descriptions, ..*looked };
+    let (checked, _) = ruling::hold(policy, &looked, progress)?;
+    let rules = policy.rules.iter().zip(checked.outcomes);
+    let left = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);
+    let left: BTreeSet<Unit> =
+        left.flat_map(|(_, it)| it.findings).map(|it| it.unit).collect();
+    Ok(left.into_iter().collect())
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use globset::{GlobBuilder, GlobMatcher};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::usage;
 
@@ -55,8 +55,24 @@ impl Serialize for Unit {
     }
 }
 
+impl<'de> Deserialize<'de> for Unit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unit, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What kind of unit the units of a site are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One map of a convolutional layer, or of what follows it.
+    ConvChannel,
+    /// One number of a fully connected layer.
+    MlpNeuron,
+}
+
 /// What is known of a unit after describing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It has at least one reading at or above the confidence floor.
@@ -68,20 +84,20 @@ pub enum Status {
 }
 
 /// One thing said of a unit, and how probable it is, 0..=1, that a person would agree.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
     pub text: String,
     pub confidence: f32,
 }
 
 /// All that is said of one unit: the best reading first.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
     pub unit: Unit,
     pub status: Status,
     pub readings: Vec<Reading>,
     /// How probable it is, 0..=1, that a person names a phrase of the unit, for each phrase asked about.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, f32>,
 }
 

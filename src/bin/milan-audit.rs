@@ -86,7 +86,7 @@ fn config(shared: &Shared, policy: Option<String>) -> anyhow::Result<Config> {
         source: shared.source()?,
         layers: shared.layers.clone(),
         how: shared.how(),
-        policy,
+        asked: milan::ruling::Asked { policy, ..Default::default() },
         settings,
         seed: shared.seed,
         out: if shared.dry_run { None } else { Some(shared.out()) },

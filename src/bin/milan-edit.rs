@@ -108,10 +108,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(Verdict, String)> {
         selection: selection(&cli)?,
         val: cli.val.clone(),
         tests: cli.test.iter().map(|it| named(it)).collect(),
-        order: cli.order.unwrap_or(match cli.slack.is_some() || cli.curve.is_some() {
-            true => Order::Importance,
-            false => Order::Listed,
-        }),
+        order: cli.order,
         max_units: cli.max_units,
         slack: cli.slack,
         curve: cli.curve,
@@ -160,7 +157,7 @@ fn selection(cli: &Cli) -> anyhow::Result<Selection> {
         return Ok(Selection::Units(units.collect::<anyhow::Result<_>>()?));
     }
     if let Some(policy) = &cli.policy {
-        return Ok(Selection::Policy(policy.clone()));
+        return Ok(Selection::Policy(milan::ruling::Asked::of(policy)));
     }
     let words = cli.delete_matching.iter().flat_map(|it| it.split(',')).map(str::trim);
     let words: Vec<String> = words.filter(|it| !it.is_empty()).map(str::to_owned).collect();

@@ -6,7 +6,7 @@ use anyhow::Context;
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Dataset, Preprocess};
@@ -21,7 +21,7 @@ pub struct Batch {
 }
 
 /// A picture that could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub file: String,
     pub reason: String,

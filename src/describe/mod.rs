@@ -1,6 +1,7 @@
 //! Exemplars to words.
 
 pub mod labels;
+pub mod likeness;
 pub mod milan;
 pub mod table;
 
@@ -64,14 +65,14 @@ pub struct How {
 }
 
 impl How {
-    /// Errs where a sentence encoder is named that nobody would use.
-    pub fn check(&self) -> anyhow::Result<()> {
+    /// Errs where a sentence encoder is named that nobody would use; a policy may.
+    pub fn check(&self, policy_asks: bool) -> anyhow::Result<()> {
         let critical = match &self.describer {
             Describer::Milan(file) => !milan::read::is_authors(file.as_deref()),
             _ => false,
         };
         match &self.sentence_encoder {
-            Some(folder) if critical => milan::minilm::MiniLm::open(folder).map(|_| ()),
+            Some(folder) if critical || policy_asks => milan::minilm::MiniLm::open(folder).map(|_| ()),
             Some(_) => Err(usage!(
                 "--sentence-encoder serves a critic, and `{}` has none; use --describer milan",
                 self.describer

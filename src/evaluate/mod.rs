@@ -2,7 +2,7 @@
 
 pub mod control;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,7 @@ impl Prediction {
 }
 
 /// Shares of right answers, 0..=1, over the labelled pictures.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     pub top1: f64,
     /// The label is among the first five answers; with fewer than six classes it always is.
@@ -35,7 +35,7 @@ pub struct Accuracy {
     pub per_class: Vec<ClassAccuracy>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassAccuracy {
     pub class: usize,
     pub name: String,

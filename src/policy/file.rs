@@ -1,481 +1,254 @@
-//! A policy file to a [`Policy`]: TOML, every mistake found at once and shown with its place.
-//!
-//! An unknown key is a mistake: a misspelt limit must not pass as no limit.
+//! A policy by its name or path, with all that it includes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use regex::RegexBuilder;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
-use super::matcher::{Evidence, Matcher, Pattern};
-use super::{Action, Edit, Level, Limit, Policy, PolicyFile, Rule, Scope};
+use super::phrase::Lists;
+use super::presets::{self, Preset};
+use super::read::{Defaults, Reader};
+use super::{Action, Gates, Level, Policy, PolicyFile};
 use crate::files::sha256;
-use crate::unit::Globs;
+use crate::toml_file::{self, Mistakes, Table, Value};
 use crate::usage;
 
 /// The schema that this program knows.
 const VERSION: i64 = 1;
 /// A description below it is `unknown`, where the policy does not say otherwise.
 pub const MIN_CONFIDENCE: f32 = 0.3;
-const REGEX_SIZE: usize = 1 << 20;
+/// Files that include files that include files.
+const DEEPEST: usize = 8;
 
-/// Policies that need no file, by name.
-const BUILT_IN: [(&str, &str); 2] = [
-    ("faces", include_str!("../../policies/faces.toml")),
-    ("text", include_str!("../../policies/text.toml")),
-];
+/// Loads a policy: a path, else a file of that name in `policies/`, else a built-in one (`faces`, `faces@1`,
+/// `preset:faces@1`). With `locked`, whatever could be another one tomorrow is a mistake.
+pub fn load(name: &str, locked: bool) -> anyhow::Result<Policy> {
+    if let Some(path) = find_file(name) {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| usage!("cannot read the policy {}: {error}", path.display()))?;
+        return parsed(&text, &path.display().to_string(), locked);
+    }
+    let stem = name.strip_suffix(".toml").unwrap_or(name);
+    let stem = stem.strip_prefix("preset:").unwrap_or(stem);
+    let Some(preset) = presets::find(stem) else {
+        let names = presets::names();
+        let plain = stem.split('@').next().unwrap_or(stem);
+        let like = match toml_file::closest(plain, &names) {
+            Some(like) if like != plain => format!("; did you mean `{like}`?"),
+            _ => String::new(),
+        };
+        return Err(usage!(
+            "there is no policy `{name}`, neither as a file nor in policies/; built in are {}{like}",
+            names.join(", ")
+        ));
+    };
+    if locked && !stem.contains('@') {
+        return Err(usage!(
+            "--locked wants a revision that cannot change: --policy {stem}@{}",
+            preset.revision
+        ));
+    }
+    parsed(preset.text, &path_of(preset), locked)
+}
 
-/// Loads a policy: a path, else a file of that name in `policies/`, else a built-in one.
-pub fn load(name: &str) -> anyhow::Result<Policy> {
+/// Where a policy's file is, if it is not a built-in one.
+fn find_file(name: &str) -> Option<PathBuf> {
     let in_folder = |name: String| Path::new("policies").join(name);
     let places =
         [PathBuf::from(name), in_folder(name.to_owned()), in_folder(format!("{name}.toml"))];
-    if let Some(path) = places.iter().find(|path| path.is_file()) {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| usage!("cannot read the policy {}: {error}", path.display()))?;
-        return parse(&text, &path.display().to_string());
-    }
-    let stem = name.strip_suffix(".toml").unwrap_or(name);
-    match BUILT_IN.iter().find(|(built_in, _)| *built_in == stem) {
-        Some((built_in, text)) => parse(text, &format!("built-in:{built_in}")),
-        None => {
-            let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            Err(usage!(
-                "there is no policy `{name}`, neither as a file nor in policies/; built in are {}{}",
-                names.join(", "),
-                did_you_mean(stem, &names)
-            ))
-        }
-    }
+    places.into_iter().find(|path| path.is_file())
 }
 
-/// Reads a policy; `path` is only named. All mistakes are in the error, one a line.
+fn path_of(preset: &Preset) -> String {
+    format!("preset:{}@{}", preset.name, preset.revision)
+}
+
+/// Reads a policy. Includes are looked for beside `path`. All mistakes of all files are in the error.
 pub fn parse(text: &str, path: &str) -> anyhow::Result<Policy> {
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader {
-        mistakes: vec![],
-        lists: BTreeMap::new(),
-        defaults: (Level::Deny, MIN_CONFIDENCE),
-    };
-    for error in syntax {
-        reader.mistake(error.span().unwrap_or(0..0), error.message().to_owned());
-    }
-    let policy = reader.policy(table.get_ref(), path);
-    reader.mistakes.sort_by_key(|(span, _)| (span.start, span.end));
-    reader.mistakes.dedup();
-    if reader.mistakes.is_empty() {
-        let file = PolicyFile { path: path.to_owned(), sha256: sha256(text.as_bytes()) };
-        return Ok(Policy { files: vec![file], ..policy });
-    }
-    let lines = reader.mistakes.iter().map(|(span, message)| {
-        let before = &text[..span.start.min(text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-        format!("{path}:{line}:{column}: {message}")
-    });
-    Err(usage!("{}", lines.collect::<Vec<_>>().join("\n")))
+    parsed(text, path, false)
 }
 
-type Value<'a> = Spanned<DeValue<'a>>;
-
-/// Walks the file and keeps on walking after a mistake.
-struct Reader {
-    mistakes: Vec<(Range<usize>, String)>,
-    lists: BTreeMap<String, Vec<String>>,
-    defaults: (Level, f32),
+fn parsed(text: &str, path: &str, locked: bool) -> anyhow::Result<Policy> {
+    let mut loader = Loader { mistakes: Mistakes::default(), locked, open: vec![] };
+    let (policy, _) = loader.file(text, path, Gates::default());
+    match loader.mistakes.is_empty() {
+        true => Ok(policy),
+        false => Err(loader.mistakes.into_error(&format!("the policy {path}"))),
+    }
 }
 
-impl Reader {
-    fn mistake(&mut self, at: Range<usize>, message: String) {
-        self.mistakes.push((at, message));
-    }
+struct Loader {
+    mistakes: Mistakes,
+    locked: bool,
+    /// The files that are being read, each included by the one before.
+    open: Vec<String>,
+}
 
-    /// Errs on every key that is not among `known`.
-    fn keys(&mut self, table: &DeTable<'_>, known: &[&str], place: &str) {
-        for (key, _) in table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
-            let name = key.get_ref();
-            self.mistake(
-                key.span(),
-                format!("unknown key `{name}` in {place}{}", did_you_mean(name, known)),
-            );
-        }
-    }
-
-    fn wrong_type(&mut self, value: &Value<'_>, wanted: &str) {
-        self.mistake(value.span(), format!("wanted {wanted}, found {}", a_kind(value)));
-    }
-
-    fn text(&mut self, table: &DeTable<'_>, key: &str) -> Option<String> {
-        let value = table.get(key)?;
-        let text = value.get_ref().as_str();
-        if text.is_none() {
-            self.wrong_type(value, "a text");
-        }
-        text.map(str::to_owned)
-    }
-
-    fn table<'a, 'b>(&mut self, table: &'a DeTable<'b>, key: &str) -> Option<&'a DeTable<'b>> {
-        let value = table.get(key)?;
-        let found = value.get_ref().as_table();
-        if found.is_none() {
-            self.wrong_type(value, "a table");
-        }
-        found
-    }
-
-    fn array<'a, 'b>(&mut self, table: &'a DeTable<'b>, key: &str) -> &'a [Value<'b>] {
-        let Some(value) = table.get(key) else { return &[] };
-        match value.get_ref().as_array() {
-            Some(array) => array,
-            None => {
-                self.wrong_type(value, "a list");
-                &[]
-            }
-        }
-    }
-
-    fn texts(&mut self, table: &DeTable<'_>, key: &str) -> Vec<String> {
-        let mut texts = Vec::new();
-        for value in self.array(table, key) {
-            match value.get_ref().as_str() {
-                Some("") => self.mistake(value.span(), "an empty text matches nothing".into()),
-                Some(text) => texts.push(text.to_owned()),
-                None => self.wrong_type(value, "a text"),
-            }
-        }
-        if let Some(value) = table.get(key)
-            && texts.is_empty()
-            && value.get_ref().as_array().is_some_and(|it| it.is_empty())
-        {
-            self.mistake(value.span(), "an empty list matches nothing".into());
-        }
-        texts
-    }
-
-    fn count(&mut self, table: &DeTable<'_>, key: &str) -> Option<usize> {
-        let value = table.get(key)?;
-        let count = value
-            .get_ref()
-            .as_integer()
-            .and_then(|it| usize::from_str_radix(it.as_str(), it.radix()).ok());
-        if count.is_none() {
-            self.wrong_type(value, "a whole number from 0");
-        }
-        count
-    }
-
-    fn share(&mut self, table: &DeTable<'_>, key: &str) -> Option<f64> {
-        let value = table.get(key)?;
-        let number = match value.get_ref() {
-            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
-            DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
-            _ => None,
-        };
-        let share = number.filter(|it| (0.0..=1.).contains(it));
-        if share.is_none() {
-            self.wrong_type(value, "a share between 0 and 1");
-        }
-        share
-    }
-
-    /// One of a few words, with what each means.
-    fn choice<T: Copy>(
-        &mut self,
-        table: &DeTable<'_>,
-        key: &str,
-        choices: &[(&str, T)],
-    ) -> Option<T> {
-        let text = self.text(table, key)?;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
-        if found.is_none()
-            && let Some(value) = table.get(key)
-        {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            let message = format!(
-                "`{text}` is no {key}; there are {}{}",
-                names.join(", "),
-                did_you_mean(&text, &names)
-            );
-            self.mistake(value.span(), message);
-        }
-        found
-    }
-
-    fn level(&mut self, table: &DeTable<'_>) -> Option<Level> {
-        self.choice(
-            table,
-            "level",
-            &[("deny", Level::Deny), ("warn", Level::Warn), ("allow", Level::Allow)],
-        )
-    }
-
-    fn policy(&mut self, table: &DeTable<'_>, path: &str) -> Policy {
-        self.keys(table, &["policy-version", "name", "defaults", "lists", "rule"], "the policy");
-        match table.get("policy-version") {
-            None => self.mistake(
-                0..0,
-                format!(
-                    "the key `policy-version` is missing; this program knows version {VERSION}"
-                ),
-            ),
-            Some(value) => match value
-                .get_ref()
-                .as_integer()
-                .and_then(|it| it.as_str().parse::<i64>().ok())
-            {
-                Some(VERSION) => {}
-                Some(other) => self.mistake(
-                    value.span(),
-                    format!(
-                        "policy-version {other} is not known; this program knows version {VERSION}"
-                    ),
-                ),
-                None => self.wrong_type(value, "a whole number"),
+impl Loader {
+    /// One file on top of what it includes, and the lists that it knows. `gates` are those of what was included
+    /// before it.
+    fn file(&mut self, text: &str, path: &str, gates: Gates) -> (Policy, Lists) {
+        self.open.push(path.to_owned());
+        let (table, walker) = toml_file::parse(text);
+        let table = table.get_ref();
+        let mut reader = Reader {
+            walker,
+            path,
+            text,
+            lists: Lists::new(),
+            defaults: Defaults {
+                level: Level::Deny,
+                min_confidence: MIN_CONFIDENCE,
+                action: Action::Report,
             },
-        }
-        if let Some(defaults) = self.table(table, "defaults") {
-            self.keys(defaults, &["level", "min-confidence"], "[defaults]");
-            let level = self.level(defaults).unwrap_or(self.defaults.0);
-            let confidence =
-                self.share(defaults, "min-confidence").map_or(self.defaults.1, |it| it as f32);
-            self.defaults = (level, confidence);
-        }
-        if let Some(lists) = self.table(table, "lists") {
-            for (name, _) in lists.iter() {
-                let words = self.texts(lists, name.get_ref());
-                self.lists.insert(name.get_ref().to_string(), words);
+            asks_likeness: None,
+        };
+        let name = Path::new(path)
+            .file_stem()
+            .map_or_else(|| path.to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let mut policy = Policy {
+            name,
+            revision: None,
+            files: vec![PolicyFile { path: path.to_owned(), sha256: sha256(text.as_bytes()) }],
+            min_confidence: MIN_CONFIDENCE,
+            sentence_encoder: None,
+            rules: vec![],
+            gates,
+            exceptions: vec![],
+        };
+        version(&mut reader, table);
+        for value in reader.walker.array(table, "include") {
+            if let Some((included, lists)) = self.include(&mut reader, value, policy.gates.clone()) {
+                reader.lists.extend(lists);
+                join(&mut reader, value, &mut policy, included);
             }
         }
-        let mut ids = BTreeSet::new();
-        let mut rules = Vec::new();
-        for value in self.array(table, "rule") {
-            match value.get_ref().as_table() {
-                Some(rule) => rules.extend(self.rule(rule, value.span(), &mut ids)),
-                None => self.wrong_type(value, "a table"),
-            }
-        }
-        if !table.contains_key("rule") {
-            self.mistake(
-                0..0,
-                "there is no [[rule]]; a policy without one lets everything pass".into(),
-            );
-        }
-        let name = self.text(table, "name").unwrap_or_else(|| {
-            Path::new(path)
-                .file_stem()
-                .map_or_else(|| path.to_owned(), |stem| stem.to_string_lossy().into_owned())
-        });
-        Policy { name, files: vec![], min_confidence: self.defaults.1, rules }
+        reader.policy(table, &mut policy);
+        let (lists, found) = (std::mem::take(&mut reader.lists), reader.walker.mistakes);
+        self.mistakes.add(path, text, found);
+        self.open.pop();
+        (policy, lists)
     }
 
-    fn rule(
+    /// `"preset:faces@1"`, a path, or `{ path, sha256 }`.
+    fn include(
         &mut self,
-        table: &DeTable<'_>,
-        at: Range<usize>,
-        ids: &mut BTreeSet<String>,
-    ) -> Option<Rule> {
-        let known = ["id", "title", "reason", "url", "level", "match", "scope", "limit", "edit"];
-        self.keys(table, &known, "[[rule]]");
-        let id = self.text(table, "id");
-        match (&id, table.get("id")) {
-            (Some(id), Some(value)) => {
-                let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-                if id.is_empty() || !id.chars().all(is_plain) {
-                    self.mistake(
-                        value.span(),
-                        format!("`{id}` is no id; wanted small letters, digits and `-`"),
-                    );
-                }
-                if !ids.insert(id.clone()) {
-                    self.mistake(value.span(), format!("rule `{id}` is there twice"));
-                }
+        reader: &mut Reader<'_>,
+        value: &Value<'_>,
+        gates: Gates,
+    ) -> Option<(Policy, Lists)> {
+        let at = value.span();
+        let (named, pin) = match value.get_ref() {
+            DeValue::String(text) => (text.to_string(), None),
+            DeValue::Table(table) => {
+                reader.walker.keys(table, &["path", "sha256"], "include");
+                let pin = reader.walker.text(table, "sha256");
+                (reader.walker.text(table, "path")?, pin)
             }
-            _ => self.mistake(at.clone(), "the rule has no `id`".into()),
-        }
-        let matcher = match self.table(table, "match") {
-            Some(matcher) => self.matcher(matcher, at),
-            None => {
-                if !table.contains_key("match") {
-                    self.mistake(at, "the rule has no [rule.match], so it matches nothing".into());
-                }
-                Matcher::default()
+            _ => {
+                reader.walker.wrong_type(value, "a path, `preset:NAME@REVISION`, or { path, sha256 }");
+                return None;
             }
         };
-        // Everything is read before an absent id gives up, so that all mistakes are seen.
-        let rule = Rule {
-            id: id.clone().unwrap_or_default(),
-            title: self.text(table, "title"),
-            reason: self.text(table, "reason"),
-            url: self.text(table, "url"),
-            level: self.level(table).unwrap_or(self.defaults.0),
-            matcher,
-            scope: self.scope(table),
-            limit: self.limit(table),
-            edit: self.edit(table),
-        };
-        id.map(|_| rule)
-    }
-
-    fn matcher(&mut self, table: &DeTable<'_>, at: Range<usize>) -> Matcher {
-        self.keys(table, &["any", "all", "none"], "[rule.match]");
-        let mut evidence = Vec::new();
-        let mut patterns = |key: &'static str| {
-            let mut found = Vec::new();
-            for value in self.array(table, key) {
-                match value.get_ref().as_table() {
-                    Some(table) if table.contains_key("evidence") => {
-                        if key != "any" {
-                            self.mistake(value.span(), "`evidence` may stand in `any` only".into());
-                        }
-                        evidence.extend(self.evidence(table));
-                    }
-                    _ => found.extend(self.pattern(value)),
-                }
-            }
-            found
-        };
-        let (any, all, none) = (patterns("any"), patterns("all"), patterns("none"));
-        let matcher = Matcher { any, all, none, evidence };
-        let names_any = ["any", "all"].iter().any(|key| !self.array(table, key).is_empty());
-        if !names_any {
-            self.mistake(
-                at,
-                "[rule.match] has neither `any` nor `all`, so it matches nothing".into(),
-            );
-        }
-        matcher
-    }
-
-    /// `{ evidence = "a phrase", min = 0.8 }`
-    fn evidence(&mut self, table: &DeTable<'_>) -> Option<Evidence> {
-        self.keys(table, &["evidence", "min"], "evidence");
-        let phrase = self.text(table, "evidence")?;
-        if phrase.trim().is_empty() {
-            self.mistake(table["evidence"].span(), "an empty phrase has no evidence".into());
-        }
-        let min = self.share(table, "min").map_or(0.5, |it| it as f32);
-        Some(Evidence { phrase, min })
-    }
-
-    /// A text, or one of `{ words }`, `{ list }`, `{ regex }`.
-    fn pattern(&mut self, value: &Value<'_>) -> Option<Pattern> {
-        if let Some(text) = value.get_ref().as_str() {
-            if text.is_empty() {
-                self.mistake(value.span(), "an empty text matches nothing".into());
-            }
-            return Some(Pattern::Words { words: vec![text.to_owned()], stem: true });
-        }
-        let Some(table) = value.get_ref().as_table() else {
-            self.wrong_type(value, "a text or one of { words }, { list }, { regex }");
-            return None;
-        };
-        self.keys(table, &["words", "list", "regex", "stem"], "a pattern");
-        let stem = match table.get("stem").map(|value| (value, value.get_ref().as_bool())) {
-            Some((value, None)) => {
-                self.wrong_type(value, "true or false");
-                true
-            }
-            Some((_, Some(stem))) => stem,
-            None => true,
-        };
-        let kinds =
-            ["words", "list", "regex"].iter().filter(|kind| table.contains_key(**kind)).count();
-        if kinds != 1 {
-            self.mistake(
-                value.span(),
-                "a pattern wants exactly one of `words`, `list`, `regex`".into(),
-            );
-            return None;
-        }
-        if table.contains_key("words") {
-            return Some(Pattern::Words { words: self.texts(table, "words"), stem });
-        }
-        if let Some(list) = self.text(table, "list") {
-            let words = self.lists.get(&list).cloned();
-            if words.is_none() {
-                let names: Vec<String> = self.lists.keys().cloned().collect();
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                self.mistake(
-                    table["list"].span(),
-                    format!("there is no list `{list}` in [lists]{}", did_you_mean(&list, &names)),
+        if let Some(name) = named.strip_prefix("preset:") {
+            let Some(preset) = presets::find(name) else {
+                let known: Vec<String> = presets::PRESETS.iter().map(path_of).collect();
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                let message = format!("there is no built-in policy `{name}`");
+                reader.walker.unknown("unknown-preset", at, message, &named, &known);
+                return None;
+            };
+            if !name.contains('@') {
+                let message = format!(
+                    "`{named}` names no revision, so another version of the program could mean another policy; write `preset:{name}@{}`",
+                    preset.revision
                 );
+                reader.walker.mistake("not-pinned", at, message);
+                return None;
             }
-            return Some(Pattern::Words { words: words?, stem });
+            return Some(self.file(preset.text, &path_of(preset), gates));
         }
-        let text = self.text(table, "regex")?;
-        match RegexBuilder::new(&text).size_limit(REGEX_SIZE).build() {
-            Ok(regex) => Some(Pattern::Regex { regex }),
+        let beside = Path::new(reader.path).parent().unwrap_or(Path::new(""));
+        let path = beside.join(&named).display().to_string();
+        if self.open.contains(&path) || DEEPEST <= self.open.len() {
+            let message = format!("{path} includes itself, by way of {}", self.open.join(", "));
+            reader.walker.mistake("include", at, message);
+            return None;
+        }
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
             Err(error) => {
-                // The regex crate draws the mistake over several lines; its last one says what it is.
-                let error = error.to_string();
-                let what = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                self.mistake(table["regex"].span(), format!("`{text}` is no regex: {what}"));
-                None
+                reader.walker.mistake("include", at, format!("cannot read {path}: {error}"));
+                return None;
             }
-        }
-    }
-
-    fn scope(&mut self, rule: &DeTable<'_>) -> Scope {
-        let mut scope = Scope { layers: Globs::everything(), min_confidence: self.defaults.1 };
-        let Some(table) = self.table(rule, "scope") else { return scope };
-        self.keys(table, &["layers", "min-confidence"], "[rule.scope]");
-        for value in self.array(table, "layers") {
-            if let Some(text) = value.get_ref().as_str()
-                && let Err(error) = Globs::new(&[text.to_owned()])
-            {
-                self.mistake(value.span(), error.to_string());
+        };
+        let digest = sha256(text.as_bytes());
+        match pin {
+            Some(pin) if !pin.eq_ignore_ascii_case(&digest) => {
+                let message = format!("{path} is another file than was agreed on: its sha256 is {digest}");
+                reader.walker.mistake("other-file", at, message);
+                return None;
             }
+            None if self.locked => {
+                let message =
+                    format!("--locked wants to know which file: {{ path = \"{named}\", sha256 = \"{digest}\" }}");
+                reader.walker.mistake("not-pinned", at, message);
+                return None;
+            }
+            _ => Some(self.file(&text, &path, gates)),
         }
-        if let Ok(globs) = Globs::new(&self.texts(table, "layers")) {
-            scope.layers = globs;
-        }
-        if let Some(confidence) = self.share(table, "min-confidence") {
-            scope.min_confidence = confidence as f32;
-        }
-        scope
-    }
-
-    fn limit(&mut self, rule: &DeTable<'_>) -> Limit {
-        let nothing = Limit { max_units: Some(0), max_share: None, max_share_per_layer: None };
-        let Some(table) = self.table(rule, "limit") else { return nothing };
-        self.keys(table, &["max-units", "max-share", "max-share-per-layer"], "[rule.limit]");
-        let limit = Limit {
-            max_units: self.count(table, "max-units"),
-            max_share: self.share(table, "max-share"),
-            max_share_per_layer: self.share(table, "max-share-per-layer"),
-        };
-        if table.is_empty() { nothing } else { limit }
-    }
-
-    fn edit(&mut self, rule: &DeTable<'_>) -> Edit {
-        let Some(table) = self.table(rule, "edit") else {
-            return Edit { action: Action::Report, max_units: None };
-        };
-        self.keys(table, &["action", "max-units"], "[rule.edit]");
-        let action =
-            self.choice(table, "action", &[("report", Action::Report), ("zero", Action::Zero)]);
-        Edit { action: action.unwrap_or(Action::Report), max_units: self.count(table, "max-units") }
     }
 }
 
-fn a_kind(value: &Value<'_>) -> String {
-    match value.get_ref() {
-        DeValue::String(text) => format!("the text \"{text}\""),
-        DeValue::Integer(number) => number.as_str().to_owned(),
-        DeValue::Float(number) => number.as_str().to_owned(),
-        other => format!("a value of type {}", other.type_str()),
+fn version(reader: &mut Reader<'_>, table: &Table<'_>) {
+    let walker = &mut reader.walker;
+    match table.get("policy-version") {
+        None => walker.mistake(
+            "missing-key",
+            0..0,
+            format!("the key `policy-version` is missing; this program knows version {VERSION}"),
+        ),
+        Some(value) => {
+            match value.get_ref().as_integer().and_then(|it| it.as_str().parse::<i64>().ok()) {
+                Some(VERSION) => {}
+                Some(other) => walker.mistake(
+                    "version",
+                    value.span(),
+                    format!("policy-version {other} is not known; this program knows version {VERSION}"),
+                ),
+                None => walker.wrong_type(value, "a whole number"),
+            }
+        }
+    }
+    let Some(requires) = walker.text(table, "requires") else { return };
+    let own = env!("CARGO_PKG_VERSION");
+    let at = table["requires"].span();
+    match (semver::VersionReq::parse(&requires), semver::Version::parse(own)) {
+        (Ok(wanted), Ok(version)) if !wanted.matches(&version) => {
+            let message = format!("the policy wants milan {requires}, and this is {own}");
+            walker.mistake("requires", at, message);
+        }
+        (Err(error), _) => {
+            let message = format!("`{requires}` is no range of versions, such as `>=0.1`: {error}");
+            walker.mistake("requires", at, message);
+        }
+        _ => {}
     }
 }
 
-fn did_you_mean(found: &str, known: &[&str]) -> String {
-    let alike = |name: &&&str| strsim::jaro_winkler(name, found);
-    match known.iter().max_by(|a, b| alike(a).total_cmp(&alike(b))) {
-        Some(closest) if 0.75 < alike(&closest) => format!("; did you mean `{closest}`?"),
-        _ => String::new(),
+/// Takes in an included policy; its rules come first.
+fn join(reader: &mut Reader<'_>, value: &Value<'_>, policy: &mut Policy, included: Policy) {
+    for rule in included.rules {
+        if policy.rules.iter().any(|it| it.id == rule.id) {
+            let message = format!("rule `{}` is included twice", rule.id);
+            reader.walker.mistake("duplicate-id", value.span(), message);
+        } else {
+            policy.rules.push(rule);
+        }
     }
+    policy.files.extend(included.files);
+    policy.gates = included.gates;
+    policy.exceptions.extend(included.exceptions);
+    policy.sentence_encoder = included.sentence_encoder.or(policy.sentence_encoder.take());
 }
 
 #[cfg(test)]
@@ -488,7 +261,8 @@ mod tests {
     fn check(text: &str, wanted: &[&str]) {
         let error = parse(text, "p.toml").unwrap_err();
         assert_eq!(crate::error::kind(&error), crate::error::Kind::Usage);
-        assert_eq!(error.to_string().lines().collect::<Vec<_>>(), wanted);
+        let mistakes = error.downcast_ref::<Mistakes>().unwrap().to_string();
+        assert_eq!(mistakes.lines().collect::<Vec<_>>(), wanted);
     }
 
     #[test]
@@ -498,6 +272,7 @@ mod tests {
         let rule = &policy.rules[0];
         assert_eq!((rule.level, rule.limit.max_units), (Level::Deny, Some(0)));
         assert_eq!(rule.edit.action, Action::Report);
+        assert_eq!(rule.place.as_ref().unwrap().line, 2);
     }
 
     #[test]
@@ -513,31 +288,34 @@ mod tests {
         let text = "policy-version = 2\n\
             [defaults]\nlevel = \"deney\"\nmin-confidence = 3\n\
             [lists]\nfaces = []\n\
-            [[rule]]\nid = \"Faces!\"\n[rule.match]\nany = [{ list = \"face\" }, { regex = \"(\" }, 7]\n[rule.scope]\nlayers = [\"a[\"]\n\
+            [[rule]]\nid = \"Faces!\"\n[rule.match]\nany = [{ list = \"face\" }, { regex = \"(\" }, 7, \"<face> x\"]\n[rule.scope]\nlayers = [\"a[\"]\nkinds = [\"conv\"]\n\
             [[rule]]\n[rule.limit]\nmax-units = -1\n";
         check(
             text,
             &[
                 "p.toml:1:18: policy-version 2 is not known; this program knows version 1",
                 "p.toml:3:9: `deney` is no level; there are deny, warn, allow; did you mean `deny`?",
-                "p.toml:4:18: wanted a share between 0 and 1, found 3",
+                "p.toml:4:18: wanted a number between 0 and 1, found 3",
                 "p.toml:6:9: an empty list matches nothing",
                 "p.toml:8:6: `Faces!` is no id; wanted small letters, digits and `-`",
                 "p.toml:10:17: there is no list `face` in [lists]; did you mean `faces`?",
                 "p.toml:10:37: `(` is no regex: unclosed group",
-                "p.toml:10:44: wanted a text or one of { words }, { list }, { regex }, found 7",
+                "p.toml:10:44: wanted a text or one of { words }, { list }, { regex }, { phrase }, { evidence }, found 7",
+                "p.toml:10:47: there is no list `face`",
                 "p.toml:12:11: `a[` is no layer pattern: unclosed character class; missing ']'",
-                "p.toml:13:1: the rule has no `id`",
-                "p.toml:13:1: the rule has no [rule.match], so it matches nothing",
-                "p.toml:15:13: wanted a whole number from 0, found -1",
+                "p.toml:13:10: `conv` is no kind; there are conv-channel, mlp-neuron; did you mean `conv-channel`?",
+                "p.toml:14:1: the rule has no [rule.match], so it matches nothing",
+                "p.toml:14:1: the rule has no `id`",
+                "p.toml:16:13: wanted a whole number from 0, found -1",
             ],
         );
     }
 
     #[test]
     fn broken_toml_and_missing_keys_have_their_place() {
-        let message = parse("policy-version = 1\nname = \"x\n", "p.toml").unwrap_err().to_string();
-        assert!(message.contains("p.toml:2:"), "{message}");
+        let error = parse("policy-version = 1\nname = \"x\n", "p.toml").unwrap_err();
+        let mistakes = error.downcast_ref::<Mistakes>().unwrap().to_string();
+        assert!(mistakes.contains("p.toml:2:"), "{mistakes}");
         check(
             "name = \"x\"\n",
             &[
@@ -552,14 +330,84 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_policies_are_found_by_name() {
-        for (name, _) in BUILT_IN {
-            assert_eq!(load(name).unwrap().name, name);
-        }
-        let message = load("face").unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "there is no policy `face`, neither as a file nor in policies/; built in are faces, text; did you mean `faces`?"
+    fn gates_and_exceptions_are_checked() {
+        check(
+            &format!(
+                "requires = \">=9\"\n{RULE}[gate]\nexpiring-soon = \"PT3H\"\nunknown-share = {{ level = \"warn\" }}\n\
+                 [[exception]]\nrule = \"b\"\nunits = [\"x\"]\nmodel = \"sha256:12\"\nreason = \" \"\nexpires = 2026-02-30\n"
+            ),
+            &[
+                &format!("p.toml:1:12: the policy wants milan >=9, and this is {}", env!("CARGO_PKG_VERSION")),
+                "p.toml:7:17: `PT3H` is no number of days; wanted one such as P14D",
+                "p.toml:8:17: unknown-share wants `max`",
+                "p.toml:10:8: there is no rule `b` for the exception",
+                "p.toml:11:10: `x` names no units; wanted `layer:unit`, such as `layer4.1:37`, `layer4.1:{17,90}` or `layer4.*:*`",
+                "p.toml:12:9: `sha256:12` names no model; wanted `sha256:` and at least 8 digits of the file's sha256",
+                "p.toml:13:10: an exception wants a reason that a reader can check",
+                "p.toml:14:16: invalid day, value must be between 1 and 28",
+            ],
         );
+        check(
+            &RULE.replace("\"x\"", "{ phrase = \"a face\", min-similarity = 0.6 }"),
+            &["p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@1\"`"],
+        );
+    }
+
+    #[test]
+    fn the_built_in_policies_are_found_by_name() {
+        for preset in presets::PRESETS {
+            let pinned = path_of(preset);
+            let policy = load(&pinned, true).unwrap();
+            assert_eq!((policy.name.as_str(), policy.revision), (preset.name, Some(preset.revision)));
+            assert_eq!(policy.files[0].path, pinned);
+        }
+        let message = load("face", false).unwrap_err().to_string();
+        assert!(message.starts_with("there is no policy `face`, neither as a file nor in policies/; built in are faces, ") && message.ends_with("; did you mean `faces`?"), "{message}");
+        let message = load("preset:faces", true).unwrap_err().to_string();
+        assert_eq!(message, "--locked wants a revision that cannot change: --policy faces@1");
+    }
+
+    #[test]
+    fn a_policy_builds_on_those_that_it_includes() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("base.toml"), format!("{RULE}[gate]\nnan = \"warn\"\n")).unwrap();
+        let text = "policy-version = 1\ninclude = [\"base.toml\", \"preset:text@1\"]\n[[rule]]\nid = \"text\"\nlevel = \"warn\"\nlimit.max-units = 7\n";
+        let policy = parse(text, &at("own.toml")).unwrap();
+        let ids: Vec<&str> = policy.rules.iter().map(|it| it.id.as_str()).collect();
+        assert_eq!((policy.name.as_str(), ids), ("own", vec!["a", "text"]));
+        assert_eq!((policy.rules[1].level, policy.rules[1].limit.max_units), (Level::Warn, Some(7)));
+        assert!(!policy.rules[1].matcher.any.is_empty());
+        assert_eq!((policy.gates.nan, policy.files.len()), (Level::Warn, 3));
+
+        let mistakes = |text: &str, locked: bool| {
+            let error = parsed(text, &at("own.toml"), locked).unwrap_err();
+            let mistakes = error.downcast_ref::<Mistakes>().unwrap().to_string();
+            mistakes.replace(&at(""), "")
+        };
+        let digest = sha256(&std::fs::read(at("base.toml")).unwrap());
+        assert_eq!(
+            mistakes(text, true),
+            format!("own.toml:2:12: --locked wants to know which file: {{ path = \"base.toml\", sha256 = \"{digest}\" }}")
+        );
+        let pinned = text.replace("\"base.toml\"", &format!("{{ path = \"base.toml\", sha256 = \"{digest}\" }}"));
+        assert!(parsed(&pinned, &at("own.toml"), true).is_ok());
+        let other = pinned.replace(&digest, "00");
+        assert_eq!(
+            mistakes(&other, false),
+            format!("own.toml:2:12: base.toml is another file than was agreed on: its sha256 is {digest}")
+        );
+        std::fs::write(at("own.toml"), "policy-version = 1\ninclude = [\"own.toml\"]").unwrap();
+        let itself = "policy-version = 1\ninclude = [\"own.toml\", \"preset:text\", \"preset:txt@1\"]\n[[rule]]\nid = \"b\"\nmatch.any = [\"x\"]\n";
+        assert_eq!(
+            mistakes(itself, false).lines().collect::<Vec<_>>(),
+            [
+                "own.toml:2:12: own.toml includes itself, by way of own.toml",
+                "own.toml:2:24: `preset:text` names no revision, so another version of the program could mean another policy; write `preset:text@1`",
+                "own.toml:2:39: there is no built-in policy `txt@1`; did you mean `preset:text@1`?",
+            ]
+        );
+        let twice = "policy-version = 1\ninclude = [\"preset:text@1\"]\n[[rule]]\nid = \"text\"\nmatch.any = [\"x\"]\n";
+        assert!(mistakes(twice, false).contains("is included from preset:text@1 already"));
     }
 }

@@ -1,17 +1,18 @@
 //! Whether a description speaks of something.
 //!
-//! Text is cut into words (letters and digits; case folded) and compared word by word, never inside a
-//! word: `texture` is not `text`, `sword` not `word`, `surface` not `face`. By stem (Snowball's English
-//! stemmer) `faces` is `face`. What `none` covers is struck out before the rest is tried, so that
-//! "a clock face and a human face" still speaks of a face.
+//! What `none` covers is struck out before the rest is tried, so that "a clock face and a human face" still
+//! speaks of a face. How words are compared stands in [`phrase`](super::phrase).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use regex::Regex;
-use rust_stemmers::{Algorithm, Stemmer};
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-/// Matches when any of `any` does, all of `all` do, after all of `none` is struck out.
+use super::phrase::{Lists, Phrase, Words};
+
+/// Matches when any of `any` does, and all of `all` do, after all of `none` is struck out.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Matcher {
     pub any: Vec<Pattern>,
@@ -30,22 +31,54 @@ pub struct Evidence {
 }
 
 /// One thing to look for.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "lowercase", untagged)]
+#[derive(Debug, Clone)]
 pub enum Pattern {
-    /// Any of these phrases, each one or several consecutive words.
-    Words { words: Vec<String>, stem: bool },
-    Regex {
-        #[serde(serialize_with = "as_text")]
-        regex: Regex,
-    },
+    /// Any of some phrases.
+    Words(WordList),
+    Regex(Regex),
+    /// A text whose meaning is at least so close to that of the phrase: the cosine of their vectors.
+    Phrase { phrase: String, min_similarity: f32 },
+}
+
+/// Phrases of consecutive words, by stem or as they are written.
+#[derive(Debug, Clone)]
+pub struct WordList {
+    words: Vec<String>,
+    stem: bool,
+    /// Those that the phrases speak of.
+    lists: Lists,
+    phrases: Vec<Phrase>,
+}
+
+impl WordList {
+    /// Errs where a phrase speaks of a list that is not known, or has no word that must be there.
+    pub fn new(words: Vec<String>, stem: bool, known: &Lists) -> Result<WordList, String> {
+        let phrases = words.iter().map(|it| Phrase::new(it, known)).collect::<Result<_, _>>()?;
+        let named = words.iter().flat_map(|it| Phrase::lists_of(it));
+        let lists = named.filter_map(|it| Some((it.to_owned(), known.get(it)?.clone()))).collect();
+        Ok(WordList { words, stem, lists, phrases })
+    }
+
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+}
+
+/// How alike texts are to the phrases of a policy: the cosine of their vectors, -1..=1.
+#[derive(Debug, Clone, Default)]
+pub struct Similarities(pub BTreeMap<String, BTreeMap<String, f32>>);
+
+impl Similarities {
+    fn of(&self, phrase: &str, text: &str) -> Option<f32> {
+        self.0.get(phrase)?.get(text).copied()
+    }
 }
 
 impl Matcher {
-    /// Matches any of these phrases by stem.
-    pub fn of_words(words: &[String]) -> Matcher {
-        let any = vec![Pattern::Words { words: words.to_vec(), stem: true }];
-        Matcher { any, ..Matcher::default() }
+    /// Matches any of these phrases by stem. Errs as [`WordList::new`].
+    pub fn of_words(words: &[String]) -> Result<Matcher, String> {
+        let words = WordList::new(words.to_vec(), true, &Lists::new())?;
+        Ok(Matcher { any: vec![Pattern::Words(words)], ..Matcher::default() })
     }
 
     /// The first phrase with evidence enough, and how much there is.
@@ -56,118 +89,160 @@ impl Matcher {
         })
     }
 
-    /// What of the rule matched, as the rule writes it; `None` if it does not match.
-    pub fn find(&self, text: &str) -> Option<String> {
+    /// The phrases whose likeness to a text is asked for.
+    pub fn phrases(&self) -> impl Iterator<Item = &str> {
+        [&self.any, &self.all, &self.none].into_iter().flatten().filter_map(|it| match it {
+            Pattern::Phrase { phrase, .. } => Some(phrase.as_str()),
+            _ => None,
+        })
+    }
+
+    /// What of the text matched; `None` if it does not match.
+    pub fn find(&self, text: &str, similar: &Similarities) -> Option<String> {
+        self.trace(text, similar).found
+    }
+
+    /// Everything that was tried, and what came of it.
+    pub fn trace(&self, text: &str, similar: &Similarities) -> Trace {
         let mut words = Words::of(text);
+        let mut tried = Vec::new();
         for pattern in &self.none {
-            pattern.strike(&mut words);
+            let hits = pattern.find_all(&words, similar);
+            for hit in &hits {
+                words.strike(hit);
+            }
+            tried.push(Tried::new("none", pattern, text, &hits, similar));
         }
-        if self.any.is_empty() && self.all.is_empty() {
-            return None; // Only evidence was asked for.
+        let mut matched = Some(Vec::new());
+        let (any, all) = (self.any.as_slice(), self.all.as_slice());
+        let mut first = None;
+        for pattern in any {
+            let hits = pattern.find_all(&words, similar);
+            tried.push(Tried::new("any", pattern, text, &hits, similar));
+            first = first.or_else(|| pattern.named(text, &hits));
         }
-        let mut matched = Vec::new();
-        if !self.any.is_empty() {
-            matched.push(self.any.iter().find_map(|pattern| pattern.find(&words))?);
+        match first {
+            Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
+            None if any.is_empty() && !all.is_empty() => {}
+            None => matched = None, // Also where only evidence is asked for.
         }
-        for pattern in &self.all {
-            matched.push(pattern.find(&words)?);
+        for pattern in all {
+            let hits = pattern.find_all(&words, similar);
+            tried.push(Tried::new("all", pattern, text, &hits, similar));
+            match pattern.named(text, &hits) {
+                Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
+                None => matched = None,
+            }
         }
-        Some(matched.join(" and "))
+        let found = matched.map(|it| it.join(" and "));
+        Trace { text: text.to_owned(), remaining: words.remaining(), tried, found }
     }
 }
 
-/// A text, cut into words, some of which may be struck out.
-struct Words {
-    text: String,
-    words: Vec<Word>,
+/// How a text was judged.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Trace {
+    pub text: String,
+    /// After what `none` covers was blanked out.
+    pub remaining: String,
+    pub tried: Vec<Tried>,
+    /// What matched; `None` if the text does not match.
+    pub found: Option<String>,
 }
 
-struct Word {
-    folded: String,
-    stem: String,
-    at: std::ops::Range<usize>,
-    struck: bool,
+/// One pattern, held against a text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tried {
+    /// `any`, `all` or `none`.
+    pub part: &'static str,
+    /// As the rule writes it, shortened.
+    pub pattern: String,
+    /// What of the text it covers.
+    pub hits: Vec<String>,
+    /// Of a phrase, how alike it is.
+    pub similarity: Option<f32>,
 }
 
-impl Words {
-    fn of(text: &str) -> Words {
-        let stemmer = Stemmer::create(Algorithm::English);
-        let word = |(start, raw): (usize, &str)| {
-            let folded = raw.to_lowercase();
-            let stem = stemmer.stem(&folded).into_owned();
-            Word { folded, stem, at: start..start + raw.len(), struck: false }
+impl Tried {
+    fn new(
+        part: &'static str,
+        pattern: &Pattern,
+        text: &str,
+        hits: &[Range<usize>],
+        similar: &Similarities,
+    ) -> Tried {
+        let similarity = match pattern {
+            Pattern::Phrase { phrase, .. } => similar.of(phrase, text),
+            _ => None,
         };
-        let parts = text.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
-        let start = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
-        Words {
-            text: text.to_owned(),
-            words: parts.map(|part| word((start(part), part))).collect(),
-        }
+        let hits = hits.iter().map(|at| text[at.clone()].to_owned()).collect();
+        Tried { part, pattern: pattern.to_string(), hits, similarity }
     }
+}
 
-    /// Where a phrase stands, as places of words.
-    fn places_of(&self, phrase: &str, stem: bool) -> Vec<std::ops::Range<usize>> {
-        let phrase = Words::of(phrase);
-        let n = phrase.words.len();
-        if n == 0 {
-            return vec![];
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Pattern::Words(list) => {
+                let shown = list.words.iter().take(3).map(String::as_str).collect::<Vec<_>>();
+                let more = if shown.len() < list.words.len() { ", …" } else { "" };
+                write!(f, "{}{more}", shown.join(", "))
+            }
+            Pattern::Regex(regex) => write!(f, "/{regex}/"),
+            Pattern::Phrase { phrase, min_similarity } => {
+                write!(f, "like \"{phrase}\" ({min_similarity} or more)")
+            }
         }
-        let same = |a: &Word, b: &Word| {
-            !a.struck && if stem { a.stem == b.stem } else { a.folded == b.folded }
-        };
-        let windows = self.words.windows(n).enumerate();
-        windows
-            .filter(|(_, window)| window.iter().zip(&phrase.words).all(|(a, b)| same(a, b)))
-            .map(|(at, _)| at..at + n)
-            .collect()
-    }
-
-    /// The text with struck words blanked out, bytes staying where they are.
-    fn remaining(&self) -> String {
-        let mut text = self.text.clone();
-        for word in self.words.iter().filter(|word| word.struck) {
-            text.replace_range(word.at.clone(), &" ".repeat(word.at.len()));
-        }
-        text
     }
 }
 
 impl Pattern {
-    fn find(&self, text: &Words) -> Option<String> {
+    /// What of the text the pattern covers.
+    fn find_all(&self, text: &Words, similar: &Similarities) -> Vec<Range<usize>> {
         match self {
-            Pattern::Words { words, stem } => {
-                words.iter().find(|phrase| !text.places_of(phrase, *stem).is_empty()).cloned()
+            Pattern::Words(list) => {
+                list.phrases.iter().flat_map(|it| it.find_all(text, list.stem)).collect()
             }
-            Pattern::Regex { regex } => {
-                regex.find(&text.remaining()).map(|found| found.as_str().to_owned())
+            Pattern::Regex(regex) => {
+                regex.find_iter(&text.remaining()).map(|found| found.range()).collect()
+            }
+            Pattern::Phrase { phrase, min_similarity } => {
+                let like = similar.of(phrase, &text.text);
+                let all = 0..text.text.len();
+                like.filter(|it| min_similarity <= it).map(|_| all).into_iter().collect()
             }
         }
     }
 
-    fn strike(&self, text: &mut Words) {
-        match self {
-            Pattern::Words { words, stem } => {
-                for phrase in words {
-                    for places in text.places_of(phrase, *stem) {
-                        text.words[places].iter_mut().for_each(|word| word.struck = true);
-                    }
-                }
-            }
-            Pattern::Regex { regex } => {
-                let remaining = text.remaining();
-                for found in regex.find_iter(&remaining) {
-                    let overlaps = |word: &&mut Word| {
-                        word.at.start < found.end() && found.start() < word.at.end
-                    };
-                    text.words.iter_mut().filter(overlaps).for_each(|word| word.struck = true);
-                }
-            }
-        }
+    /// What to call a match.
+    fn named(&self, text: &str, hits: &[Range<usize>]) -> Option<String> {
+        let hit = hits.first()?;
+        Some(match self {
+            Pattern::Phrase { phrase, .. } => format!("like \"{phrase}\""),
+            _ => text[hit.clone()].to_owned(),
+        })
     }
 }
 
-fn as_text<S: Serializer>(regex: &Regex, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(regex.as_str())
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Pattern::Words(list) => {
+                map.serialize_entry("words", &list.words)?;
+                map.serialize_entry("stem", &list.stem)?;
+                if !list.lists.is_empty() {
+                    map.serialize_entry("lists", &list.lists)?;
+                }
+            }
+            Pattern::Regex(regex) => map.serialize_entry("regex", regex.as_str())?,
+            Pattern::Phrase { phrase, min_similarity } => {
+                map.serialize_entry("phrase", phrase)?;
+                map.serialize_entry("min-similarity", min_similarity)?;
+            }
+        }
+        map.end()
+    }
 }
 
 #[cfg(test)]
@@ -175,16 +250,17 @@ mod tests {
     use super::*;
 
     fn words(words: &[&str]) -> Pattern {
-        Pattern::Words { words: words.iter().map(|it| (*it).to_owned()).collect(), stem: true }
+        let words = words.iter().map(|it| (*it).to_owned()).collect();
+        Pattern::Words(WordList::new(words, true, &Lists::new()).unwrap())
     }
 
     fn regex(text: &str) -> Pattern {
-        Pattern::Regex { regex: Regex::new(text).unwrap() }
+        Pattern::Regex(Regex::new(text).unwrap())
     }
 
     #[track_caller]
     fn check(matcher: &Matcher, text: &str, wanted: Option<&str>) {
-        assert_eq!(matcher.find(text).as_deref(), wanted, "{text}");
+        assert_eq!(matcher.find(text, &Similarities::default()).as_deref(), wanted, "{text}");
     }
 
     #[test]
@@ -202,10 +278,10 @@ mod tests {
         ] {
             check(&matcher, text, None);
         }
-        check(&matcher, "Faces, of dogs", Some("face"));
-        check(&matcher, "TEXT.", Some("text"));
+        check(&matcher, "Faces, of dogs", Some("Faces"));
+        check(&matcher, "TEXT.", Some("TEXT"));
         check(&matcher, "dog's face", Some("face"));
-        check(&matcher, "black-lettered signs; letters", Some("letter"));
+        check(&matcher, "black-lettered signs; letters", Some("lettered"));
     }
 
     #[test]
@@ -227,7 +303,7 @@ mod tests {
             all: vec![words(&["red"]), words(&["tail light", "lamp"])],
             ..Matcher::default()
         };
-        check(&matcher, "red tail lights", Some("red and tail light"));
+        check(&matcher, "red tail lights", Some("red and tail lights"));
         check(&matcher, "red tail, white light", None);
         check(&matcher, "tail lights", None);
     }
@@ -235,8 +311,29 @@ mod tests {
     #[test]
     fn letters_of_other_scripts_are_letters() {
         let matcher = Matcher { any: vec![words(&["visage", "é"])], ..Matcher::default() };
-        check(&matcher, "les visages", Some("visage"));
-        check(&matcher, "l'É", Some("é"));
+        check(&matcher, "les visages", Some("visages"));
+        check(&matcher, "l'É", Some("É"));
         check(&matcher, "éa", None);
+    }
+
+    #[test]
+    fn a_phrase_matches_what_is_like_it_and_strikes_all_of_it() {
+        let like = |min_similarity| Pattern::Phrase { phrase: "a face".into(), min_similarity };
+        let scores = BTreeMap::from([("portraits".to_owned(), 0.7), ("faces".to_owned(), 0.9)]);
+        let similar = Similarities(BTreeMap::from([("a face".to_owned(), scores)]));
+        let matcher = Matcher { any: vec![like(0.6)], ..Matcher::default() };
+        assert_eq!(matcher.find("portraits", &similar).as_deref(), Some("like \"a face\""));
+        assert_eq!(matcher.find("dogs", &similar), None);
+        let matcher =
+            Matcher { any: vec![words(&["face"])], none: vec![like(0.8)], ..Matcher::default() };
+        assert_eq!(matcher.find("faces", &similar), None);
+        let trace = matcher.trace("faces", &similar);
+        assert_eq!((trace.tried[0].part, trace.tried[0].similarity), ("none", Some(0.9)));
+    }
+
+    #[test]
+    fn evidence_alone_matches_no_text() {
+        let evidence = vec![Evidence { phrase: "faces".into(), min: 0.5 }];
+        check(&Matcher { evidence, ..Matcher::default() }, "faces", None);
     }
 }

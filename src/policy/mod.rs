@@ -3,20 +3,34 @@
 //! Nothing here knows a tensor. A unit that was not described never counts as clean: it is counted
 //! beside the findings, and a rule in whose scope nothing was described is inconclusive.
 
+pub mod check;
+pub mod examples;
 pub mod file;
+pub mod gates;
 pub mod matcher;
+pub mod phrase;
+pub mod presets;
 
-use std::collections::{BTreeMap, BTreeSet};
+mod exceptions;
+mod read;
 
-use serde::Serialize;
+use std::collections::BTreeSet;
 
-use crate::unit::{Description, Globs, Status, Unit};
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::unit::{Globs, Kind, Unit};
+use crate::usage;
 use matcher::Matcher;
 
-pub use file::{load, parse};
+pub use check::{CheckStatus, Facts, Finding, Observed, Outcome, check};
+pub use exceptions::{ExceptionOutcome, ExceptionStatus};
+pub use file::load;
+pub use gates::{Gate, Gates};
+pub use matcher::Similarities;
 
-/// What a broken rule means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What it means when something is not as the policy wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// The run fails.
@@ -27,32 +41,42 @@ pub enum Level {
     Allow,
 }
 
-/// A set of rules.
+/// A set of rules, gates and exceptions.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Policy {
     pub name: String,
+    /// Of the policy itself, so that another one can name which it includes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<usize>,
     #[serde(skip)]
     pub files: Vec<PolicyFile>,
     /// A description below it is `unknown`, 0..=1.
     pub min_confidence: f32,
+    /// The encoder that the thresholds of semantic phrases are for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence_encoder: Option<String>,
+    #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
-}
-
-impl Policy {
-    /// The phrases whose evidence its rules ask for, each once.
-    pub fn evidence_phrases(&self) -> Vec<String> {
-        let all = self.rules.iter().flat_map(|rule| &rule.matcher.evidence);
-        let phrases: BTreeSet<&String> = all.map(|it| &it.phrase).collect();
-        phrases.into_iter().cloned().collect()
-    }
+    #[serde(rename = "gate")]
+    pub gates: Gates,
+    #[serde(rename = "exception", skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<Exception>,
 }
 
 /// A file that a policy was read from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyFile {
     pub path: String,
     pub sha256: String,
+}
+
+/// Where something stands in a policy file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub path: String,
+    /// From 1.
+    pub line: usize,
 }
 
 /// One rule.
@@ -63,12 +87,16 @@ pub struct Rule {
     pub title: Option<String>,
     pub reason: Option<String>,
     pub url: Option<String>,
+    #[serde(skip)]
+    pub place: Option<Place>,
     pub level: Level,
     #[serde(rename = "match")]
     pub matcher: Matcher,
     pub scope: Scope,
     pub limit: Limit,
     pub edit: Edit,
+    #[serde(skip)]
+    pub examples: Examples,
 }
 
 /// Which units a rule looks at.
@@ -77,11 +105,17 @@ pub struct Rule {
 pub struct Scope {
     #[serde(serialize_with = "as_patterns")]
     pub layers: Globs,
+    /// None means every kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<Kind>,
     pub min_confidence: f32,
+    /// By the measure that the accuracy gate names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_importance: Option<f64>,
 }
 
 /// How much a rule lets pass. The rule is broken when any is exceeded.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Limit {
     pub max_units: Option<usize>,
@@ -97,6 +131,9 @@ pub struct Edit {
     pub action: Action,
     /// An edit that would go beyond is refused.
     pub max_units: Option<usize>,
+    /// Which go first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<EditOrder>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,236 +141,178 @@ pub struct Edit {
 pub enum Action {
     Report,
     Zero,
+    /// Known to the format; `milan-edit` does not prune yet and says so.
+    Prune,
 }
 
-/// A unit that a rule matches.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
-    pub unit: Unit,
-    /// The reading that matched, and how sure it is.
-    pub description: String,
-    pub confidence: f32,
-    /// The words of the rule that matched.
-    pub matched: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EditOrder {
+    Confidence,
+    ImportanceAsc,
+    Listed,
 }
 
-/// How a rule came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RuleStatus {
-    Passed,
-    Violated,
-    Warned,
-    /// No unit is in scope, or none of those was described.
-    Inconclusive,
+/// What a rule must and must not match: `milan-audit policy test` tries it.
+#[derive(Debug, Clone, Default)]
+pub struct Examples {
+    pub matching: Vec<String>,
+    pub not_matching: Vec<String>,
 }
 
-/// What a rule saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Observed {
-    pub units: usize,
-    /// Of the units in scope, 0..=1.
-    pub share: f64,
-    pub max_share_per_layer: f64,
-    pub in_scope: usize,
-    pub unknown: usize,
-    pub dead: usize,
+/// Units that a rule lets pass, for a while.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Exception {
+    pub rule: String,
+    #[serde(serialize_with = "as_texts")]
+    pub units: Vec<UnitPattern>,
+    /// The beginning of a model file's sha256: it holds for that model only.
+    pub model: Option<String>,
+    pub reason: String,
+    /// The last day on which it holds; `None` is `never`.
+    #[serde(serialize_with = "as_day")]
+    pub expires: Option<Date>,
+    pub approved_by: Option<String>,
 }
 
-/// One rule's result.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    pub status: RuleStatus,
-    pub observed: Observed,
-    /// Which limits were exceeded, or why it is inconclusive; empty when passed.
-    pub why: Vec<String>,
-    pub findings: Vec<Finding>,
+/// Units of the layers that a glob names: `layer4.*:17`, `layer4.1:{17,90}`, `layer4.1:*`.
+#[derive(Debug, Clone)]
+pub struct UnitPattern {
+    text: String,
+    layers: Globs,
+    /// `None` is all of them.
+    channels: Option<BTreeSet<usize>>,
 }
 
-/// Holds the descriptions against each rule, in the order of the rules.
-pub fn check(policy: &Policy, descriptions: &[Description]) -> Vec<Outcome> {
-    policy.rules.iter().map(|rule| check_rule(rule, descriptions)).collect()
-}
-
-fn check_rule(rule: &Rule, descriptions: &[Description]) -> Outcome {
-    let mut observed = Observed::default();
-    let mut findings = Vec::new();
-    let mut by_layer: BTreeMap<&str, (usize, usize)> = BTreeMap::new(); // layer: (found, in scope)
-    for description in descriptions.iter().filter(|it| rule.scope.layers.matches(&it.unit.site)) {
-        observed.in_scope += 1;
-        let (found_here, in_scope_here) = by_layer.entry(&description.unit.site).or_default();
-        *in_scope_here += 1;
-        if let Some((phrase, score)) = rule.matcher.evident(&description.evidence) {
-            *found_here += 1;
-            let best = description.best().map_or_else(|| phrase.to_owned(), |it| it.text.clone());
-            findings.push(Finding {
-                unit: description.unit.clone(),
-                description: best,
-                confidence: score,
-                matched: format!("evidence of \"{phrase}\""),
-            });
-            continue;
-        }
-        let sure = |confidence: f32| rule.scope.min_confidence <= confidence;
-        match description.status {
-            Status::Dead => observed.dead += 1,
-            Status::Described if description.best().is_some_and(|it| sure(it.confidence)) => {}
-            Status::Described | Status::Unknown => {
-                observed.unknown += 1;
-                continue;
+impl UnitPattern {
+    /// Errs with what was wanted.
+    pub fn new(text: &str) -> Result<UnitPattern, String> {
+        let wanted = "wanted `layer:unit`, such as `layer4.1:37`, `layer4.1:{17,90}` or `layer4.*:*`";
+        let no = || format!("`{text}` names no units; {wanted}");
+        let (layers, channels) = text.rsplit_once(':').ok_or_else(no)?;
+        let layers = Globs::new(&[layers.to_owned()]).map_err(|error| error.to_string())?;
+        let channels = match channels.trim() {
+            "*" => None,
+            list => {
+                let inner = list.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
+                let numbers = inner.unwrap_or(list).split(',').map(|it| it.trim().parse::<usize>());
+                Some(numbers.collect::<Result<BTreeSet<_>, _>>().map_err(|_| no())?)
             }
-        }
-        let readings = description.readings.iter().filter(|it| sure(it.confidence));
-        let found = readings.filter_map(|it| Some((it, rule.matcher.find(&it.text)?))).next();
-        if let Some((reading, matched)) = found {
-            *found_here += 1;
-            findings.push(Finding {
-                unit: description.unit.clone(),
-                description: reading.text.clone(),
-                confidence: reading.confidence,
-                matched,
-            });
-        }
+        };
+        Ok(UnitPattern { text: text.to_owned(), layers, channels })
     }
-    let share =
-        |(found, all): (usize, usize)| if all == 0 { 0. } else { found as f64 / all as f64 };
-    observed.units = findings.len();
-    observed.share = share((observed.units, observed.in_scope));
-    observed.max_share_per_layer =
-        by_layer.values().map(|&counts| share(counts)).fold(0., f64::max);
 
-    let why = exceeded(&rule.limit, &observed);
-    let described = observed.in_scope - observed.unknown - observed.dead;
-    let (status, why) = match rule.level {
-        Level::Deny if !why.is_empty() => (RuleStatus::Violated, why),
-        Level::Warn if !why.is_empty() => (RuleStatus::Warned, why),
-        _ if observed.in_scope == 0 => (
-            RuleStatus::Inconclusive,
-            vec![format!(
-                "its layers ({}) match none that was looked at",
-                rule.scope.layers.patterns().join(", ")
-            )],
-        ),
-        _ if described == 0 => (
-            RuleStatus::Inconclusive,
-            vec![format!("none of the {} units in scope was described", observed.in_scope)],
-        ),
-        _ => (RuleStatus::Passed, vec![]),
-    };
-    Outcome { status, observed, why, findings }
+    pub fn matches(&self, unit: &Unit) -> bool {
+        self.layers.matches(&unit.site)
+            && self.channels.as_ref().is_none_or(|it| it.contains(&unit.channel))
+    }
 }
 
-fn exceeded(limit: &Limit, observed: &Observed) -> Vec<String> {
-    let mut why = Vec::new();
-    if let Some(max) = limit.max_units
-        && max < observed.units
-    {
-        let s = if observed.units == 1 { "" } else { "s" };
-        why.push(format!("{} unit{s} found, {max} allowed", observed.units));
+impl std::fmt::Display for UnitPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
     }
-    let percent = |share: f64| format!("{:.1} %", 100. * share);
-    if let Some(max) = limit.max_share
-        && max < observed.share
-    {
-        why.push(format!(
-            "{} of the units in scope, {} allowed",
-            percent(observed.share),
-            percent(max)
-        ));
+}
+
+impl Policy {
+    /// The phrases whose evidence its rules ask for, each once.
+    pub fn evidence_phrases(&self) -> Vec<String> {
+        let all = self.rules.iter().flat_map(|rule| &rule.matcher.evidence);
+        let phrases: BTreeSet<&String> = all.map(|it| &it.phrase).collect();
+        phrases.into_iter().cloned().collect()
     }
-    if let Some(max) = limit.max_share_per_layer
-        && max < observed.max_share_per_layer
-    {
-        why.push(format!(
-            "{} of one layer's units, {} allowed",
-            percent(observed.max_share_per_layer),
-            percent(max)
-        ));
+
+    /// The phrases whose likeness to descriptions its rules ask for, each once.
+    pub fn phrases(&self) -> Vec<&str> {
+        let all = self.rules.iter().flat_map(|rule| rule.matcher.phrases());
+        all.collect::<BTreeSet<_>>().into_iter().collect()
     }
-    why
+
+    /// Sets the level of a rule or a gate, as `-D`, `-W` and `-A` do. Errs where there is none of that name.
+    pub fn set_level(&mut self, id: &str, level: Level) -> anyhow::Result<()> {
+        if let Some(rule) = self.rules.iter_mut().find(|it| it.id == id) {
+            rule.level = level;
+            return Ok(());
+        }
+        if self.gates.set_level(id, level) {
+            return Ok(());
+        }
+        let rules: Vec<&str> = self.rules.iter().map(|it| it.id.as_str()).collect();
+        Err(usage!(
+            "policy `{}` has no rule `{id}`, and no gate is called so; its rules are {}",
+            self.name,
+            rules.join(", ")
+        ))
+    }
 }
 
 fn as_patterns<S: serde::Serializer>(globs: &Globs, serializer: S) -> Result<S::Ok, S::Error> {
     globs.patterns().serialize(serializer)
 }
 
-/// The policy of `milan-edit --delete-matching`: one rule, whose words are to be zeroed.
-pub fn from_words(words: &[String], min_confidence: f32) -> Policy {
+fn as_day<S: serde::Serializer>(day: &Option<Date>, serializer: S) -> Result<S::Ok, S::Error> {
+    match day {
+        Some(day) => serializer.collect_str(day),
+        None => serializer.serialize_str("never"),
+    }
+}
+
+fn as_texts<S: serde::Serializer>(units: &[UnitPattern], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(units.iter().map(UnitPattern::to_string))
+}
+
+/// The policy of `milan-edit --delete-matching`: one rule, whose words are to be zeroed. Errs on words that hold
+/// none.
+pub fn from_words(words: &[String], min_confidence: f32) -> anyhow::Result<Policy> {
+    let matcher = Matcher::of_words(words).map_err(|error| usage!("--delete-matching: {error}"))?;
     let rule = Rule {
         id: "delete-matching".into(),
         title: Some(format!("Units described with {}", words.join(", "))),
         reason: None,
         url: None,
+        place: None,
         level: Level::Allow,
-        matcher: Matcher::of_words(words),
-        scope: Scope { layers: Globs::everything(), min_confidence },
+        matcher,
+        scope: Scope {
+            layers: Globs::everything(),
+            kinds: vec![],
+            min_confidence,
+            min_importance: None,
+        },
         limit: Limit { max_units: None, max_share: None, max_share_per_layer: None },
-        edit: Edit { action: Action::Zero, max_units: None },
+        edit: Edit { action: Action::Zero, max_units: None, order: None },
+        examples: Examples::default(),
     };
-    Policy { name: "delete-matching".into(), files: vec![], min_confidence, rules: vec![rule] }
+    Ok(Policy {
+        name: "delete-matching".into(),
+        revision: None,
+        files: vec![],
+        min_confidence,
+        sentence_encoder: None,
+        rules: vec![rule],
+        gates: Gates::default(),
+        exceptions: vec![],
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unit::Reading;
-
-    fn described(unit: &str, readings: &[(&str, f32)]) -> Description {
-        let readings: Vec<Reading> = readings
-            .iter()
-            .map(|&(text, confidence)| Reading { text: text.into(), confidence })
-            .collect();
-        let status = if readings.is_empty() { Status::Unknown } else { Status::Described };
-        Description { unit: unit.parse().unwrap(), status, readings, evidence: BTreeMap::new() }
-    }
-
-    #[track_caller]
-    fn check_policy(rule: &str, descriptions: &[Description]) -> Outcome {
-        let text = format!("policy-version = 1\n[[rule]]\nid = \"faces\"\n{rule}");
-        check(&parse(&text, "p.toml").unwrap(), descriptions).remove(0)
-    }
 
     #[test]
-    fn one_unit_too_many_breaks_a_rule() {
-        let units = [described("a:0", &[("human faces", 0.9)]), described("a:1", &[("dogs", 0.9)])];
-        let outcome = check_policy("match.any = [\"face\"]", &units);
-        assert_eq!(
-            (outcome.status, outcome.why),
-            (RuleStatus::Violated, vec!["1 unit found, 0 allowed".to_owned()])
-        );
-        assert_eq!(
-            (outcome.findings[0].unit.to_string(), outcome.findings[0].matched.as_str()),
-            ("a:0".into(), "face")
-        );
-        let outcome = check_policy("level = \"warn\"\nmatch.any = [\"face\"]", &units);
-        assert_eq!(outcome.status, RuleStatus::Warned);
-        let outcome = check_policy("match.any = [\"face\"]\nlimit.max-units = 1", &units);
-        assert_eq!(outcome.status, RuleStatus::Passed);
-        let outcome = check_policy("match.any = [\"face\"]\nlimit.max-share = 0.4", &units);
-        assert_eq!(outcome.why, ["50.0 % of the units in scope, 40.0 % allowed"]);
-    }
-
-    #[test]
-    fn any_reading_counts_that_is_sure_enough() {
-        let units = [described("a:0", &[("dogs", 0.9), ("faces", 0.5)])];
-        assert_eq!(check_policy("match.any = [\"face\"]", &units).findings.len(), 1);
-        assert_eq!(
-            check_policy("match.any = [\"face\"]\nscope.min-confidence = 0.6", &units)
-                .findings
-                .len(),
-            0
-        );
-    }
-
-    #[test]
-    fn what_was_not_described_is_not_clean() {
-        let mut dead = described("a:1", &[]);
-        dead.status = Status::Dead;
-        let units = [described("a:0", &[]), dead];
-        let outcome = check_policy("match.any = [\"face\"]", &units);
-        assert_eq!(outcome.status, RuleStatus::Inconclusive);
-        assert_eq!((outcome.observed.unknown, outcome.observed.dead), (1, 1));
-        let outcome = check_policy("match.any = [\"face\"]\nscope.layers = [\"z\"]", &units);
-        assert_eq!(outcome.why, ["its layers (z) match none that was looked at"]);
+    fn a_unit_pattern_names_layers_and_units() {
+        let check = |pattern: &str, unit: &str, wanted: bool| {
+            let pattern = UnitPattern::new(pattern).unwrap();
+            assert_eq!(pattern.matches(&unit.parse().unwrap()), wanted, "{pattern} {unit}");
+        };
+        check("layer4.1:37", "layer4.1:37", true);
+        check("layer4.1:37", "layer4.1:3", false);
+        check("layer4.1:{17, 90}", "layer4.1:90", true);
+        check("layer4.*:*", "layer4.0:5", true);
+        check("layer4.*:*", "layer3.0:5", false);
+        for text in ["layer4", "layer4:x", "layer4:{1,}"] {
+            assert!(UnitPattern::new(text).unwrap_err().starts_with(&format!("`{text}` names no")));
+        }
     }
 }

@@ -185,7 +185,7 @@ fn tests_table(report: &Report, width: usize) -> Table {
             same.for_each(|it| {
                 let units = counted(control.units.len(), "unit");
                 add(
-                    match control.kind {
+                    match control.kind.as_str() {
                         "random" => format!("{units} random, seed {}", control.seed),
                         _ => format!("{units} by {} alone", control.kind),
                     },
@@ -285,7 +285,7 @@ fn verdict_line(report: &Report, color: bool) -> String {
 /// What a user would do now.
 fn next_step(report: &Report) -> Option<String> {
     let policy = report.policy.as_ref()?.files.first()?;
-    let policy = policy.path.strip_prefix("built-in:").unwrap_or(&policy.path);
+    let policy = policy.path.strip_prefix("preset:").unwrap_or(&policy.path);
     match (report.verdict, &report.edit) {
         (Verdict::Violated, None) => {
             Some(format!("Next: milan-edit --policy {policy} writes a model without these units"))

@@ -5,17 +5,20 @@ mod human;
 mod scores;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::data::Skipped;
 use crate::evaluate::Accuracy;
-use crate::policy::{Finding, Level, Limit, Observed, RuleStatus};
-use crate::unit::Unit;
+use crate::policy::{
+    CheckStatus, ExceptionOutcome, Finding, Gate, Level, Limit, Observed, Place, PolicyFile,
+};
+use crate::unit::{Description, Reading, Status, Unit};
 use crate::usage;
 use crate::weights::{Change, SourceFile};
 
@@ -27,9 +30,9 @@ pub use table::csv;
 /// Everything that one run found, in the order of `report.json`.
 ///
 /// The same input gives the same bytes, but for what stands under `run`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    pub schema: &'static str,
+    pub schema: String,
     /// Written last: a report without it is cut off.
     pub complete: bool,
     pub verdict: Verdict,
@@ -45,12 +48,13 @@ pub struct Report {
     pub layers: Vec<Layer>,
     pub rules: Vec<RuleReport>,
     pub gates: Vec<Gate>,
-    /// Of the policy; none yet.
-    pub exceptions: Vec<Value>,
+    pub exceptions: Vec<ExceptionOutcome>,
     pub accuracy: Option<AccuracyReport>,
     pub tests: Vec<TestReport>,
     pub controls: Vec<Control>,
     pub edit: Option<EditReport>,
+    /// Everything that was looked at, in the order of the network.
+    pub units: Vec<UnitFacts>,
     /// What the user should know and no verdict depends on.
     pub warnings: Vec<String>,
     pub run: Run,
@@ -59,7 +63,7 @@ pub struct Report {
 pub const SCHEMA: &str = "milan-report/1";
 
 /// How a run came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Passed,
@@ -77,20 +81,20 @@ impl Verdict {
     }
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tool {
-    pub name: &'static str,
-    pub version: &'static str,
+    pub name: String,
+    pub version: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PolicyReport {
-    pub files: Vec<crate::policy::PolicyFile>,
+    pub files: Vec<PolicyFile>,
     /// The policy as understood, defaults filled in.
     pub resolved: Value,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ModelReport {
     pub source: String,
     pub arch: String,
@@ -100,7 +104,7 @@ pub struct ModelReport {
     pub nan_count: u64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataReport {
     pub source: String,
     /// Pictures that were read.
@@ -109,21 +113,21 @@ pub struct DataReport {
     pub manifest_sha256: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DescriptionsReport {
     pub method: String,
     /// Of the describer's own weights or table; `labels` has none.
     pub weights_sha256: Option<String>,
     /// Of the full sentence encoder, where one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentence_encoder_sha256: Option<String>,
     /// The reference's mistakes were made on purpose.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compat: bool,
 }
 
 /// How many units were looked at, and how many of them something is known of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     pub units: usize,
     pub described: usize,
@@ -131,7 +135,7 @@ pub struct Coverage {
     pub dead: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     pub name: String,
     pub units: usize,
@@ -140,20 +144,26 @@ pub struct Layer {
     pub dead: usize,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RuleReport {
     pub id: String,
     pub title: Option<String>,
+    pub reason: Option<String>,
+    pub url: Option<String>,
+    /// Where the rule is written.
+    pub place: Option<Place>,
     pub level: Level,
-    pub status: RuleStatus,
+    pub status: CheckStatus,
     pub limits: Limit,
     pub observed: Observed,
     pub why: Vec<String>,
     pub units: Vec<UnitReport>,
+    /// Units that match and that an exception takes out.
+    pub excepted: Vec<UnitReport>,
 }
 
 /// A unit that a rule matches.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnitReport {
     pub layer: String,
     pub unit: usize,
@@ -177,17 +187,37 @@ impl UnitReport {
     }
 }
 
-/// A number that was held against a limit, other than a rule's.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Gate {
-    pub id: String,
-    pub passed: bool,
-    pub limit: f64,
-    pub observed: f64,
+/// What is known of one unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnitFacts {
+    pub layer: String,
+    pub unit: usize,
+    pub status: Status,
+    /// The best first; those of an `unknown` unit are below the policy's confidence.
+    pub readings: Vec<Reading>,
+    /// For each phrase that the policy asks about.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub evidence: BTreeMap<String, f32>,
+    /// As in [`UnitReport`].
+    pub importance: Option<f64>,
+}
+
+impl UnitFacts {
+    pub fn of(description: &Description, importance: Option<f64>) -> UnitFacts {
+        let Description { unit, status, readings, evidence } = description;
+        UnitFacts {
+            layer: unit.site.clone(),
+            unit: unit.channel,
+            status: *status,
+            readings: readings.clone(),
+            evidence: evidence.clone(),
+            importance,
+        }
+    }
 }
 
 /// The main test set. An audit has only `before`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AccuracyReport {
     pub before: Accuracy,
     pub after: Option<Accuracy>,
@@ -200,7 +230,7 @@ pub struct AccuracyReport {
 }
 
 /// Top-1 on one test set.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TestReport {
     pub name: String,
     pub n: usize,
@@ -211,16 +241,16 @@ pub struct TestReport {
 }
 
 /// Other units deleted instead, for comparison.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Control {
     /// `random`, or `importance`: the least important ones, whatever they are.
-    pub kind: &'static str,
+    pub kind: String,
     pub seed: u64,
     pub units: Vec<Unit>,
     pub tests: Vec<TestReport>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EditReport {
     pub units: Vec<Unit>,
     /// Units that were asked for but have no exact edit, with the reason.
@@ -238,14 +268,14 @@ pub struct EditReport {
     pub output: Option<OutputReport>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     pub unit: Unit,
     pub reason: String,
 }
 
 /// The written file, loaded afresh, against the network ablated in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
     pub images: usize,
     /// What no difference of a logit reaches, relative to the greatest logit: a power of ten, 1e-6 or more. Below
@@ -255,14 +285,14 @@ pub struct Verified {
     pub max_effect: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputReport {
     pub path: PathBuf,
-    pub sha256: std::collections::BTreeMap<String, String>,
+    pub sha256: BTreeMap<String, String>,
 }
 
 /// What differs from one run to the next.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
     /// Seconds since 1970.
     pub started: u64,
@@ -270,6 +300,9 @@ pub struct Run {
     pub seed: u64,
     pub device: String,
     pub threads: usize,
+    /// The day, in UTC, on which exceptions were held against their end.
+    #[serde(default)]
+    pub today: String,
     /// Where the run's files are, if any were written.
     pub out: Option<PathBuf>,
 }

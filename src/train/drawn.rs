@@ -108,7 +108,7 @@ fn audit(config: &Config, model: &str, data: &str, describer: Describer, scratch
         },
         layers: vec![],
         how: How { describer, compat: false, sentence_encoder: None },
-        policy: None,
+        asked: Default::default(),
         settings: Settings {
             batch_size: BATCH,
             threads: config.threads,

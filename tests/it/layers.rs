@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "error",
     "files",
+    "toml_file",
     "unit",
     "weights",
     "data",
@@ -20,6 +21,8 @@ const ORDER: &[&str] = &[
     "report",
     "pass",
     "subject",
+    "importance",
+    "ruling",
     "sweep",
     "measure",
     "audit",

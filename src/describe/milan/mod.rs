@@ -28,7 +28,7 @@ pub mod sentence;
 pub mod vocab;
 
 mod lstm;
-mod shelf;
+pub(super) mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

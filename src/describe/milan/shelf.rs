@@ -11,7 +11,7 @@ use crate::inconclusive;
 
 /// Tensors to build layers from, that notes which were asked for and what was wrong with them.
 #[derive(Clone)]
-pub(super) struct Shelf(Arc<Mutex<Asked>>);
+pub(in crate::describe) struct Shelf(Arc<Mutex<Asked>>);
 
 struct Asked {
     tensors: BTreeMap<String, Tensor>,
@@ -20,17 +20,17 @@ struct Asked {
 }
 
 impl Shelf {
-    pub(super) fn new(tensors: BTreeMap<String, Tensor>) -> Shelf {
+    pub(in crate::describe) fn new(tensors: BTreeMap<String, Tensor>) -> Shelf {
         Shelf(Arc::new(Mutex::new(Asked { tensors, taken: BTreeSet::new(), wrong: vec![] })))
     }
 
     /// Layers are built from it by their names.
-    pub(super) fn builder(&self) -> VarBuilder<'static> {
+    pub(in crate::describe) fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
     }
 
     /// Errs with everything that was missing, of another shape, or left over.
-    pub(super) fn finish(&self) -> anyhow::Result<()> {
+    pub(in crate::describe) fn finish(&self) -> anyhow::Result<()> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left = asked.tensors.keys().filter(|name| !asked.taken.contains(*name));
         let left: Vec<String> = left.map(|name| format!("`{name}` is read by nothing")).collect();

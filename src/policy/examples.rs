@@ -1,0 +1,88 @@
+//! Trying a policy on words: its own examples, a unit of a report, and what its rules can never match.
+
+use super::matcher::{Pattern, Similarities, Trace};
+use super::{Policy, Rule};
+
+/// An example that came out otherwise than its rule says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failed {
+    pub rule: String,
+    pub text: String,
+    /// What matched where nothing should have; `None` where something should have.
+    pub matched: Option<String>,
+}
+
+/// How the examples of a policy came out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tested {
+    /// Examples that were tried.
+    pub n: usize,
+    pub failed: Vec<Failed>,
+    /// Rules without any example.
+    pub untested: Vec<String>,
+}
+
+/// Every text that [`test`] tries.
+pub fn texts(policy: &Policy) -> impl Iterator<Item = &str> {
+    let all = policy.rules.iter().map(|it| &it.examples);
+    all.flat_map(|it| it.matching.iter().chain(&it.not_matching)).map(String::as_str)
+}
+
+/// Tries each rule on its own examples.
+pub fn test(policy: &Policy, similar: &Similarities) -> Tested {
+    let mut tested = Tested::default();
+    for rule in &policy.rules {
+        let examples = &rule.examples;
+        if examples.matching.is_empty() && examples.not_matching.is_empty() {
+            tested.untested.push(rule.id.clone());
+        }
+        let wanted = examples.matching.iter().map(|it| (it, true));
+        for (text, wanted) in wanted.chain(examples.not_matching.iter().map(|it| (it, false))) {
+            tested.n += 1;
+            let matched = rule.matcher.find(text, similar);
+            if matched.is_some() != wanted {
+                tested.failed.push(Failed { rule: rule.id.clone(), text: text.clone(), matched });
+            }
+        }
+    }
+    tested
+}
+
+/// Phrases of a rule that it can never match, because its own `none` strikes them out.
+pub fn never(rule: &Rule) -> Vec<String> {
+    let plain = rule.matcher.any.iter().filter_map(|it| match it {
+        Pattern::Words(list) => Some(list.words()),
+        _ => None,
+    });
+    let plain = plain.flatten().filter(|it| !it.contains(['<', '?', '*']));
+    let struck = |trace: &Trace| {
+        let hit = trace.tried.iter().any(|it| it.part == "none" && !it.hits.is_empty());
+        let left = trace.tried.iter().any(|it| it.part == "any" && !it.hits.is_empty());
+        hit && !left
+    };
+    plain
+        .filter(|it| struck(&rule.matcher.trace(it, &Similarities::default())))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::file::parse;
+
+    #[test]
+    fn examples_come_out_as_the_rule_says() {
+        let text = "policy-version = 1\n[[rule]]\nid = \"a\"\nmatch.any = [\"face\", \"clock face\"]\nmatch.none = [\"clock face\"]\n\
+            [rule.test]\nmatch = [\"faces\", \"heads\"]\nno-match = [\"clock faces\", \"a face\"]\n\
+            [[rule]]\nid = \"b\"\nmatch.any = [\"x\"]\n";
+        let policy = parse(text, "p.toml").unwrap();
+        let tested = test(&policy, &Similarities::default());
+        assert_eq!((tested.n, tested.untested), (4, vec!["b".to_owned()]));
+        let failed: Vec<_> =
+            tested.failed.iter().map(|it| (it.text.as_str(), it.matched.as_deref())).collect();
+        assert_eq!(failed, [("heads", None), ("a face", Some("face"))]);
+        assert_eq!(texts(&policy).count(), 4);
+        assert_eq!(never(&policy.rules[0]), ["clock face"]);
+    }
+}

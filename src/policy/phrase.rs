@@ -1,0 +1,204 @@
+//! Consecutive words, some of which may stand for a list: `<feature> of <filler>* <animal>`.
+//!
+//! Text is cut into words (letters and digits; case folded) and compared word by word, never inside a
+//! word: `texture` is not `text`, `sword` not `word`, `surface` not `face`. By stem (Snowball's English
+//! stemmer) `faces` is `face`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use rust_stemmers::{Algorithm, Stemmer};
+
+/// Named lists of phrases, that `<name>` in a phrase stands for.
+pub type Lists = BTreeMap<String, Vec<String>>;
+
+/// A text, cut into words, some of which may be struck out.
+pub(super) struct Words {
+    pub(super) text: String,
+    words: Vec<Word>,
+}
+
+#[derive(Debug, Clone)]
+struct Word {
+    folded: String,
+    stem: String,
+    at: Range<usize>,
+    struck: bool,
+}
+
+impl Words {
+    pub(super) fn of(text: &str) -> Words {
+        let stemmer = Stemmer::create(Algorithm::English);
+        let word = |(start, raw): (usize, &str)| {
+            let folded = raw.to_lowercase();
+            let stem = stemmer.stem(&folded).into_owned();
+            Word { folded, stem, at: start..start + raw.len(), struck: false }
+        };
+        let parts = text.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
+        let start = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
+        Words {
+            text: text.to_owned(),
+            words: parts.map(|part| word((start(part), part))).collect(),
+        }
+    }
+
+    /// The text with struck words blanked out, bytes staying where they are.
+    pub(super) fn remaining(&self) -> String {
+        let mut text = self.text.clone();
+        for word in self.words.iter().filter(|word| word.struck) {
+            text.replace_range(word.at.clone(), &" ".repeat(word.at.len()));
+        }
+        text
+    }
+
+    /// Strikes out every word that touches these bytes of the text.
+    pub(super) fn strike(&mut self, bytes: &Range<usize>) {
+        let overlaps =
+            |word: &&mut Word| word.at.start < bytes.end && bytes.start < word.at.end;
+        self.words.iter_mut().filter(overlaps).for_each(|word| word.struck = true);
+    }
+}
+
+/// A phrase of a rule, ready to be looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Phrase(Vec<Token>);
+
+#[derive(Debug, Clone)]
+struct Token {
+    /// Any of these, each one or several words.
+    any: Vec<Vec<Word>>,
+    repeat: Repeat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Repeat {
+    Once,
+    /// `?`
+    AtMostOnce,
+    /// `*`
+    AnyTimes,
+}
+
+impl Phrase {
+    /// Errs where a list is not known, or nothing is left that must be there.
+    pub(super) fn new(text: &str, lists: &Lists) -> Result<Phrase, String> {
+        let mut tokens = Vec::new();
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let (any, after) = match rest.strip_prefix('<').and_then(|it| it.split_once('>')) {
+                Some((name, after)) => {
+                    let list = lists.get(name).ok_or_else(|| format!("there is no list `{name}`"))?;
+                    let any = list.iter().map(|it| Words::of(it).words);
+                    (any.filter(|it| !it.is_empty()).collect(), after)
+                }
+                None if first.is_alphanumeric() => {
+                    let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+                    (vec![Words::of(&rest[..end]).words], &rest[end..])
+                }
+                None => {
+                    rest = &rest[first.len_utf8()..];
+                    continue;
+                }
+            };
+            let repeat = match after.chars().next() {
+                Some('?') => Repeat::AtMostOnce,
+                Some('*') => Repeat::AnyTimes,
+                _ => Repeat::Once,
+            };
+            tokens.push(Token { any, repeat });
+            rest = after;
+        }
+        match tokens.iter().any(|it| it.repeat == Repeat::Once) {
+            true => Ok(Phrase(tokens)),
+            false => Err(format!("`{text}` holds no word that must be there")),
+        }
+    }
+
+    /// The names of the lists that a phrase speaks of.
+    pub(super) fn lists_of(text: &str) -> impl Iterator<Item = &str> {
+        text.split('<').skip(1).filter_map(|it| Some(it.split_once('>')?.0))
+    }
+
+    /// Where the phrase stands, as bytes of the text; the longest at each word it begins with, none within another.
+    pub(super) fn find_all(&self, text: &Words, stem: bool) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < text.words.len() {
+            match longest(&self.0, &text.words[at..], stem) {
+                Some(n) if 0 < n => {
+                    found.push(text.words[at].at.start..text.words[at + n - 1].at.end);
+                    at += n;
+                }
+                _ => at += 1,
+            }
+        }
+        found
+    }
+}
+
+/// How many of the words the tokens cover from the first on; `None` if they do not.
+fn longest(tokens: &[Token], words: &[Word], stem: bool) -> Option<usize> {
+    let Some((token, rest)) = tokens.split_first() else { return Some(0) };
+    let same = |a: &Word, b: &Word| {
+        !a.struck && if stem { a.stem == b.stem } else { a.folded == b.folded }
+    };
+    let begins = |phrase: &&Vec<Word>| {
+        phrase.len() <= words.len() && words.iter().zip(phrase.iter()).all(|(a, b)| same(a, b))
+    };
+    let taken = token.any.iter().filter(begins).filter_map(|phrase| {
+        let n = phrase.len();
+        let more = match token.repeat {
+            Repeat::AnyTimes => longest(tokens, &words[n..], stem),
+            _ => longest(rest, &words[n..], stem),
+        };
+        Some(n + more?)
+    });
+    let absent = match token.repeat {
+        Repeat::Once => None,
+        _ => longest(rest, words, stem),
+    };
+    taken.max().max(absent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(phrase: &str, text: &str, wanted: &[&str]) {
+        let list = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect();
+        let lists = Lists::from([
+            ("animal".to_owned(), list(&["dog", "guinea pig", "pig"])),
+            ("feature".to_owned(), list(&["face", "eye"])),
+            ("filler".to_owned(), list(&["a", "the", "small"])),
+        ]);
+        let words = Words::of(text);
+        let found = Phrase::new(phrase, &lists).unwrap().find_all(&words, true);
+        let found: Vec<&str> = found.into_iter().map(|at| &text[at]).collect();
+        assert_eq!(found, wanted, "{phrase} in {text}");
+    }
+
+    #[test]
+    fn words_are_never_found_inside_words() {
+        check("face", "Surfaces, facets, typeface", &[]);
+        check("face", "Faces, of FACES", &["Faces", "FACES"]);
+        check("tail light", "tail, light; tail-lights", &["tail, light", "tail-lights"]);
+    }
+
+    #[test]
+    fn a_slot_stands_for_any_phrase_of_its_list() {
+        check("<animal> <feature>", "guinea pig faces and dog eyes", &["guinea pig faces", "dog eyes"]);
+        check("<animal>'s? <feature>", "dog's face, dog face", &["dog's face", "dog face"]);
+        check("<feature> of <filler>* <animal>", "the eyes of the small dogs", &["eyes of the small dogs"]);
+        check("<feature> of <filler>* <animal>", "eyes of the people", &[]);
+        check("<feature>* dog", "dog, face eye dog", &["dog", "face eye dog"]);
+    }
+
+    #[test]
+    fn what_is_no_phrase_is_said() {
+        let message = |text: &str| Phrase::new(text, &Lists::new()).unwrap_err();
+        assert_eq!(message("<cat> eye"), "there is no list `cat`");
+        assert_eq!(message("a? b*"), "`a? b*` holds no word that must be there");
+        assert_eq!(message("?"), "`?` holds no word that must be there");
+    }
+}
