@@ -11,11 +11,11 @@ use crate::files::{digest, sha256, write_whole};
 use crate::model::run::Ablate;
 use crate::pass::{self, Pass, Progress, Settings};
 use crate::policy::{self, Policy};
-use crate::ruling::{self, Looked};
 use crate::report::{
-    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report, Run, SCHEMA, Tool, Verdict,
-    json, scores_csv,
+    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report, Run,
+    SCHEMA, Tool, Verdict, json, scores_csv,
 };
+use crate::ruling::{self, Looked};
 use crate::subject::{self, Source, Subject};
 use crate::unit::{Description, Status, Unit};
 use crate::{data, evaluate};

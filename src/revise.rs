@@ -170,8 +170,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         let importance = importance.get(&unit).copied();
         Candidate { unit, confidence: None, importance }
     });
-    let all: Vec<Unit> =
-        choose(all.collect(), order).into_iter().map(|it| it.unit).collect();
+    let all: Vec<Unit> = choose(all.collect(), order).into_iter().map(|it| it.unit).collect();
     let chosen = choose(candidates, order);
     let described: Vec<Unit> = chosen.into_iter().map(|it| it.unit).collect();
     let sweep = Sweep { network, settings: &config.settings, progress };
@@ -200,7 +199,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             Some(_) => vec![("importance", all[..plan.units.len().min(all.len())].to_vec())],
             None => vec![],
         },
-        controls: effect.map_or(config.controls, |it| config.controls.max(it.random_controls as u64)),
+        controls: effect
+            .map_or(config.controls, |it| config.controls.max(it.random_controls as u64)),
         before: &found.predictions,
         seed: config.seed,
     };
@@ -279,7 +279,9 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
 
 fn load_policy(selection: &Selection) -> anyhow::Result<Option<Policy>> {
     Ok(match selection {
-        Selection::Matching(words) => Some(policy::from_words(words, policy::file::MIN_CONFIDENCE)?),
+        Selection::Matching(words) => {
+            Some(policy::from_words(words, policy::file::MIN_CONFIDENCE)?)
+        }
         Selection::Policy(asked) => {
             let Some(policy) = asked.load()? else { return Ok(None) };
             let name = &policy.name;
@@ -492,11 +494,7 @@ fn max_drop(config: &Config, report: &Report) -> Option<Gate> {
         return Some(Gate::inconclusive("max-drop", deny, Some(limit), why));
     };
     let why = || {
-        format!(
-            "top-1 falls by {:.2} points, --max-drop allows {:.2}",
-            -100. * delta,
-            100. * limit
-        )
+        format!("top-1 falls by {:.2} points, --max-drop allows {:.2}", -100. * delta, 100. * limit)
     };
     Some(Gate::new("max-drop", deny, Some(limit), Some(-delta), (limit < -delta).then(why)))
 }
@@ -514,15 +512,13 @@ fn residual(
     let settings = audit::drawing(settings, asked.phrases, asked.seed);
     let untouched = Ablate::default();
     let stage = "pictures, edited model";
-    let found =
-        pass::pass(edited, &subject.probe, sites, &untouched, &settings, stage, progress)?;
+    let found = pass::pass(edited, &subject.probe, sites, &untouched, &settings, stage, progress)?;
     let descriptions: Vec<Description> =
         audit::describe(subject, &found.exemplars, asked, progress)?;
     let looked = Looked { exemplars: &found.exemplars, descriptions: &descriptions, ..*looked };
     let (checked, _) = ruling::hold(policy, &looked, progress)?;
     let rules = policy.rules.iter().zip(checked.outcomes);
     let left = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);
-    let left: BTreeSet<Unit> =
-        left.flat_map(|(_, it)| it.findings).map(|it| it.unit).collect();
+    let left: BTreeSet<Unit> = left.flat_map(|(_, it)| it.findings).map(|it| it.unit).collect();
     Ok(left.into_iter().collect())
 }

@@ -48,7 +48,9 @@ impl Asked {
     pub fn load(&self) -> anyhow::Result<Option<Policy>> {
         let Some(name) = &self.policy else {
             return match self.levels.first() {
-                Some((id, _)) => Err(usage!("a level is set for `{id}`, and no policy is named; add --policy")),
+                Some((id, _)) => {
+                    Err(usage!("a level is set for `{id}`, and no policy is named; add --policy"))
+                }
                 None => Ok(None),
             };
         };
@@ -257,7 +259,11 @@ pub fn edit_gates(gates: &policy::Gates, edited: &Edited<'_>) -> Vec<Gate> {
         let why = || {
             let shown: Vec<String> = left.iter().take(3).map(Unit::to_string).collect();
             let more = if 3 < left.len() { ", …" } else { "" };
-            let s = if left.len() == 1 { " of the edited model still matches" } else { "s of the edited model still match" };
+            let s = if left.len() == 1 {
+                " of the edited model still matches"
+            } else {
+                "s of the edited model still match"
+            };
             format!("{} unit{s}: {}{more}", left.len(), shown.join(", "))
         };
         let n = left.len();

@@ -56,7 +56,8 @@ impl Encoder {
     fn open(folder: Option<&Path>) -> anyhow::Result<Encoder> {
         let contents = checkpoint::from_bytes(BUILT_IN).context("the built-in describer")?;
         let Some(folder) = folder else {
-            let own = contents.tensors.into_iter().filter(|(name, _)| name.starts_with("sentence."));
+            let own =
+                contents.tensors.into_iter().filter(|(name, _)| name.starts_with("sentence."));
             let shelf = shelf::Shelf::new(own.collect());
             let pieces = super::milan::pieces::Pieces::new(contents.pieces)?;
             let vb = shelf.builder().pp("sentence");
@@ -97,7 +98,8 @@ mod tests {
     fn the_tower_is_the_one_of_its_name() {
         let contents = checkpoint::from_bytes(BUILT_IN).unwrap();
         let mut bytes: Vec<u8> = contents.pieces.join("\n").into_bytes();
-        for (name, tensor) in contents.tensors.iter().filter(|(it, _)| it.starts_with("sentence.")) {
+        for (name, tensor) in contents.tensors.iter().filter(|(it, _)| it.starts_with("sentence."))
+        {
             bytes.extend(name.bytes());
             let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             bytes.extend(values.iter().flat_map(|it| it.to_le_bytes()));

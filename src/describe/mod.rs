@@ -72,7 +72,9 @@ impl How {
             _ => false,
         };
         match &self.sentence_encoder {
-            Some(folder) if critical || policy_asks => milan::minilm::MiniLm::open(folder).map(|_| ()),
+            Some(folder) if critical || policy_asks => {
+                milan::minilm::MiniLm::open(folder).map(|_| ())
+            }
             Some(_) => Err(usage!(
                 "--sentence-encoder serves a critic, and `{}` has none; use --describer milan",
                 self.describer

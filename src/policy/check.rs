@@ -169,9 +169,10 @@ fn check_rule(
         observed.in_scope += 1;
         let (found_here, in_scope_here) = by_layer.entry(&description.unit.site).or_default();
         *in_scope_here += 1;
-        let important = rule.scope.min_importance.is_none_or(|min| {
-            facts.importance.get(&description.unit).is_some_and(|it| min <= *it)
-        });
+        let important = rule
+            .scope
+            .min_importance
+            .is_none_or(|min| facts.importance.get(&description.unit).is_some_and(|it| min <= *it));
         match find(rule, description, facts.similar) {
             Some(finding) if important => {
                 let mut pairs = policy.exceptions.iter().zip(exceptions.iter_mut());
@@ -300,9 +301,9 @@ fn exceeded(limit: &Limit, observed: &Observed) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::ExceptionStatus;
     use crate::policy::file::parse;
     use crate::policy::gates::Gate;
-    use crate::policy::ExceptionStatus;
     use crate::unit::Reading;
 
     fn described(unit: &str, readings: &[(&str, f32)]) -> Description {
@@ -385,7 +386,8 @@ mod tests {
             described("fc:0", &[("faces", 0.9)]),
         ];
         let units_of = |rule: &str| {
-            let findings = check_policy(&format!("match.any = [\"face\"]\n{rule}"), &units).findings;
+            let findings =
+                check_policy(&format!("match.any = [\"face\"]\n{rule}"), &units).findings;
             findings.iter().map(|it| it.unit.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(units_of("scope.kinds = [\"mlp-neuron\"]"), ["fc:0"]);
@@ -429,7 +431,8 @@ mod tests {
     fn gates_say_what_is_not_known() {
         let units = [described("a:0", &[]), described("a:1", &[("dogs", 0.9)])];
         let rule = "match.any = [\"face\"]\nscope.layers = [\"a\", \"z\"]\n";
-        let gates = "[gate]\nunknown-share = { max = 0.2, level = \"warn\" }\nunmatched-layers = \"deny\"";
+        let gates =
+            "[gate]\nunknown-share = { max = 0.2, level = \"warn\" }\nunmatched-layers = \"deny\"";
         let all = check_all(&format!("{rule}{gates}"), &units);
         assert_eq!(
             (gate(&all, "unknown-share").status, gate(&all, "unknown-share").why.as_str()),

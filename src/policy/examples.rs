@@ -60,10 +60,7 @@ pub fn never(rule: &Rule) -> Vec<String> {
         let left = trace.tried.iter().any(|it| it.part == "any" && !it.hits.is_empty());
         hit && !left
     };
-    plain
-        .filter(|it| struck(&rule.matcher.trace(it, &Similarities::default())))
-        .cloned()
-        .collect()
+    plain.filter(|it| struck(&rule.matcher.trace(it, &Similarities::default()))).cloned().collect()
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ pub(super) fn gates(
     }
     let soon = outcomes.iter().zip(exceptions).filter_map(|(outcome, exception)| {
         let left = (exception.expires? - today).get_days();
-        let ends = outcome.status == ExceptionStatus::Used && i64::from(left) <= gates.expiring_soon;
+        let ends =
+            outcome.status == ExceptionStatus::Used && i64::from(left) <= gates.expiring_soon;
         ends.then(|| format!("{} on {}", named(outcome), outcome.expires))
     });
     vec![

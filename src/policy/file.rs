@@ -117,7 +117,8 @@ impl Loader {
         };
         version(&mut reader, table);
         for value in reader.walker.array(table, "include") {
-            if let Some((included, lists)) = self.include(&mut reader, value, policy.gates.clone()) {
+            if let Some((included, lists)) = self.include(&mut reader, value, policy.gates.clone())
+            {
                 reader.lists.extend(lists);
                 join(&mut reader, value, &mut policy, included);
             }
@@ -145,7 +146,9 @@ impl Loader {
                 (reader.walker.text(table, "path")?, pin)
             }
             _ => {
-                reader.walker.wrong_type(value, "a path, `preset:NAME@REVISION`, or { path, sha256 }");
+                reader
+                    .walker
+                    .wrong_type(value, "a path, `preset:NAME@REVISION`, or { path, sha256 }");
                 return None;
             }
         };
@@ -184,13 +187,15 @@ impl Loader {
         let digest = sha256(text.as_bytes());
         match pin {
             Some(pin) if !pin.eq_ignore_ascii_case(&digest) => {
-                let message = format!("{path} is another file than was agreed on: its sha256 is {digest}");
+                let message =
+                    format!("{path} is another file than was agreed on: its sha256 is {digest}");
                 reader.walker.mistake("other-file", at, message);
                 return None;
             }
             None if self.locked => {
-                let message =
-                    format!("--locked wants to know which file: {{ path = \"{named}\", sha256 = \"{digest}\" }}");
+                let message = format!(
+                    "--locked wants to know which file: {{ path = \"{named}\", sha256 = \"{digest}\" }}"
+                );
                 reader.walker.mistake("not-pinned", at, message);
                 return None;
             }
@@ -213,7 +218,9 @@ fn version(reader: &mut Reader<'_>, table: &Table<'_>) {
                 Some(other) => walker.mistake(
                     "version",
                     value.span(),
-                    format!("policy-version {other} is not known; this program knows version {VERSION}"),
+                    format!(
+                        "policy-version {other} is not known; this program knows version {VERSION}"
+                    ),
                 ),
                 None => walker.wrong_type(value, "a whole number"),
             }
@@ -337,19 +344,24 @@ mod tests {
                  [[exception]]\nrule = \"b\"\nunits = [\"x\"]\nmodel = \"sha256:12\"\nreason = \" \"\nexpires = 2026-02-30\n"
             ),
             &[
-                &format!("p.toml:1:12: the policy wants milan >=9, and this is {}", env!("CARGO_PKG_VERSION")),
+                &format!(
+                    "p.toml:1:12: the policy wants milan >=9, and this is {}",
+                    env!("CARGO_PKG_VERSION")
+                ),
                 "p.toml:7:17: `PT3H` is no number of days; wanted one such as P14D",
                 "p.toml:8:17: unknown-share wants `max`",
                 "p.toml:10:8: there is no rule `b` for the exception",
                 "p.toml:11:10: `x` names no units; wanted `layer:unit`, such as `layer4.1:37`, `layer4.1:{17,90}` or `layer4.*:*`",
                 "p.toml:12:9: `sha256:12` names no model; wanted `sha256:` and at least 8 digits of the file's sha256",
                 "p.toml:13:10: an exception wants a reason that a reader can check",
-                "p.toml:14:16: invalid day, value must be between 1 and 28",
+                "p.toml:14:11: invalid date, expected day between 01 and 28",
             ],
         );
         check(
             &RULE.replace("\"x\"", "{ phrase = \"a face\", min-similarity = 0.6 }"),
-            &["p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@1\"`"],
+            &[
+                "p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@1\"`",
+            ],
         );
     }
 
@@ -358,7 +370,10 @@ mod tests {
         for preset in presets::PRESETS {
             let pinned = path_of(preset);
             let policy = load(&pinned, true).unwrap();
-            assert_eq!((policy.name.as_str(), policy.revision), (preset.name, Some(preset.revision)));
+            assert_eq!(
+                (policy.name.as_str(), policy.revision),
+                (preset.name, Some(preset.revision))
+            );
             assert_eq!(policy.files[0].path, pinned);
         }
         let message = load("face", false).unwrap_err().to_string();
@@ -376,7 +391,10 @@ mod tests {
         let policy = parse(text, &at("own.toml")).unwrap();
         let ids: Vec<&str> = policy.rules.iter().map(|it| it.id.as_str()).collect();
         assert_eq!((policy.name.as_str(), ids), ("own", vec!["a", "text"]));
-        assert_eq!((policy.rules[1].level, policy.rules[1].limit.max_units), (Level::Warn, Some(7)));
+        assert_eq!(
+            (policy.rules[1].level, policy.rules[1].limit.max_units),
+            (Level::Warn, Some(7))
+        );
         assert!(!policy.rules[1].matcher.any.is_empty());
         assert_eq!((policy.gates.nan, policy.files.len()), (Level::Warn, 3));
 
@@ -388,14 +406,21 @@ mod tests {
         let digest = sha256(&std::fs::read(at("base.toml")).unwrap());
         assert_eq!(
             mistakes(text, true),
-            format!("own.toml:2:12: --locked wants to know which file: {{ path = \"base.toml\", sha256 = \"{digest}\" }}")
+            format!(
+                "own.toml:2:12: --locked wants to know which file: {{ path = \"base.toml\", sha256 = \"{digest}\" }}"
+            )
         );
-        let pinned = text.replace("\"base.toml\"", &format!("{{ path = \"base.toml\", sha256 = \"{digest}\" }}"));
+        let pinned = text.replace(
+            "\"base.toml\"",
+            &format!("{{ path = \"base.toml\", sha256 = \"{digest}\" }}"),
+        );
         assert!(parsed(&pinned, &at("own.toml"), true).is_ok());
         let other = pinned.replace(&digest, "00");
         assert_eq!(
             mistakes(&other, false),
-            format!("own.toml:2:12: base.toml is another file than was agreed on: its sha256 is {digest}")
+            format!(
+                "own.toml:2:12: base.toml is another file than was agreed on: its sha256 is {digest}"
+            )
         );
         std::fs::write(at("own.toml"), "policy-version = 1\ninclude = [\"own.toml\"]").unwrap();
         let itself = "policy-version = 1\ninclude = [\"own.toml\", \"preset:text\", \"preset:txt@1\"]\n[[rule]]\nid = \"b\"\nmatch.any = [\"x\"]\n";

@@ -128,7 +128,11 @@ impl Gates {
             "unused-rule" => self.unused_rule.get_or_insert(level),
             "residual" => self.residual.get_or_insert(level),
             "unknown-share" | "dead-share" => {
-                let share = if id == "unknown-share" { &mut self.unknown_share } else { &mut self.dead_share };
+                let share = if id == "unknown-share" {
+                    &mut self.unknown_share
+                } else {
+                    &mut self.dead_share
+                };
                 match share {
                     Some(share) => &mut share.level,
                     None => return false,
@@ -235,7 +239,9 @@ pub(super) fn on_known(gates: &Gates, known: Known) -> Vec<Gate> {
 /// Gates that only an edit can be held against; an audit names them as skipped.
 pub(super) fn of_edits(gates: &Gates) -> Vec<Gate> {
     let why = "milan-edit holds this against an edit";
-    let accuracy = gates.accuracy.filter(|it| it.max_drop.or(it.max_drop_upper).or(it.max_class_drop).is_some());
+    let accuracy = gates
+        .accuracy
+        .filter(|it| it.max_drop.or(it.max_drop_upper).or(it.max_class_drop).is_some());
     let mut skipped = Vec::new();
     skipped.extend(accuracy.map(|it| Gate::skipped("accuracy", it.level, why)));
     skipped.extend(gates.effect.as_ref().map(|it| Gate::skipped("effect", it.level, why)));
@@ -246,7 +252,11 @@ pub(super) fn of_edits(gates: &Gates) -> Vec<Gate> {
 /// A list in words: the first few, and how many there are.
 pub(super) fn some<T: ToString>(them: &[T]) -> String {
     let shown: Vec<String> = them.iter().take(3).map(T::to_string).collect();
-    let more = if shown.len() < them.len() { format!(" and {} more", them.len() - 3) } else { String::new() };
+    let more = if shown.len() < them.len() {
+        format!(" and {} more", them.len() - 3)
+    } else {
+        String::new()
+    };
     shown.join(", ") + &more
 }
 

@@ -37,7 +37,10 @@ pub enum Pattern {
     Words(WordList),
     Regex(Regex),
     /// A text whose meaning is at least so close to that of the phrase: the cosine of their vectors.
-    Phrase { phrase: String, min_similarity: f32 },
+    Phrase {
+        phrase: String,
+        min_similarity: f32,
+    },
 }
 
 /// Phrases of consecutive words, by stem or as they are written.

@@ -188,7 +188,8 @@ pub struct UnitPattern {
 impl UnitPattern {
     /// Errs with what was wanted.
     pub fn new(text: &str) -> Result<UnitPattern, String> {
-        let wanted = "wanted `layer:unit`, such as `layer4.1:37`, `layer4.1:{17,90}` or `layer4.*:*`";
+        let wanted =
+            "wanted `layer:unit`, such as `layer4.1:37`, `layer4.1:{17,90}` or `layer4.*:*`";
         let no = || format!("`{text}` names no units; {wanted}");
         let (layers, channels) = text.rsplit_once(':').ok_or_else(no)?;
         let layers = Globs::new(&[layers.to_owned()]).map_err(|error| error.to_string())?;

@@ -53,8 +53,7 @@ impl Words {
 
     /// Strikes out every word that touches these bytes of the text.
     pub(super) fn strike(&mut self, bytes: &Range<usize>) {
-        let overlaps =
-            |word: &&mut Word| word.at.start < bytes.end && bytes.start < word.at.end;
+        let overlaps = |word: &&mut Word| word.at.start < bytes.end && bytes.start < word.at.end;
         self.words.iter_mut().filter(overlaps).for_each(|word| word.struck = true);
     }
 }
@@ -87,7 +86,8 @@ impl Phrase {
         while let Some(first) = rest.chars().next() {
             let (any, after) = match rest.strip_prefix('<').and_then(|it| it.split_once('>')) {
                 Some((name, after)) => {
-                    let list = lists.get(name).ok_or_else(|| format!("there is no list `{name}`"))?;
+                    let list =
+                        lists.get(name).ok_or_else(|| format!("there is no list `{name}`"))?;
                     let any = list.iter().map(|it| Words::of(it).words);
                     (any.filter(|it| !it.is_empty()).collect(), after)
                 }
@@ -187,9 +187,17 @@ mod tests {
 
     #[test]
     fn a_slot_stands_for_any_phrase_of_its_list() {
-        check("<animal> <feature>", "guinea pig faces and dog eyes", &["guinea pig faces", "dog eyes"]);
+        check(
+            "<animal> <feature>",
+            "guinea pig faces and dog eyes",
+            &["guinea pig faces", "dog eyes"],
+        );
         check("<animal>'s? <feature>", "dog's face, dog face", &["dog's face", "dog face"]);
-        check("<feature> of <filler>* <animal>", "the eyes of the small dogs", &["eyes of the small dogs"]);
+        check(
+            "<feature> of <filler>* <animal>",
+            "the eyes of the small dogs",
+            &["eyes of the small dogs"],
+        );
         check("<feature> of <filler>* <animal>", "eyes of the people", &[]);
         check("<feature>* dog", "dog, face eye dog", &["dog", "face eye dog"]);
     }

@@ -21,7 +21,15 @@ macro_rules! presets {
 
 presets! {
     "faces" @ 1,
+    "people" @ 1,
     "text" @ 1,
+    "watermark-and-logos" @ 1,
+    "skin-tone-and-body" @ 1,
+    "religion-and-symbols" @ 1,
+    "license-plates-and-identity" @ 1,
+    "medical" @ 1,
+    "nudity-and-violence" @ 1,
+    "colour" @ 1,
 }
 
 /// `faces` or `faces@1`; without a revision the newest.

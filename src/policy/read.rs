@@ -246,9 +246,8 @@ impl Reader<'_> {
             found
         };
         let (any, all, none) = (patterns("any"), patterns("all"), patterns("none"));
-        let names_any = ["any", "all"]
-            .iter()
-            .any(|key| table.get(*key).is_some_and(|it| !is_empty_array(it)));
+        let names_any =
+            ["any", "all"].iter().any(|key| table.get(*key).is_some_and(|it| !is_empty_array(it)));
         if !names_any {
             let message = "[rule.match] has neither `any` nor `all`, so it matches nothing";
             self.mistake("missing-key", at, message.into());
@@ -517,9 +516,9 @@ impl Reader<'_> {
             DeValue::Datetime(it) if it.time.is_none() => it.date,
             _ => None,
         };
-        let day = day
-            .and_then(|it| Date::new(it.year as i16, it.month as i8, it.day as i8).ok());
-        if day.is_none() {
+        let day = day.and_then(|it| Date::new(it.year as i16, it.month as i8, it.day as i8).ok());
+        let is_known = self.walker.mistakes.iter().any(|it| it.span.0 == value.span().start);
+        if day.is_none() && !is_known {
             self.walker.wrong_type(value, "a day such as 2026-12-31, or \"never\"");
         }
         day.map(Some)

@@ -109,8 +109,8 @@ fn rules_table(report: &Report, width: usize) -> Table {
         let observed = &rule.observed;
         table.add_row(vec![
             rule.id.clone(),
-            word(&rule.level).unwrap_or_default(),
-            word(&rule.status).unwrap_or_default(),
+            word(&rule.level),
+            word(&rule.status),
             observed.units.to_string(),
             observed.in_scope.to_string(),
             observed.unknown.to_string(),

@@ -25,7 +25,7 @@ use crate::weights::{Change, SourceFile};
 pub use curve::{By, Curve, Point};
 pub use human::{human, new_table, right};
 pub use scores::{scores, scores_csv};
-pub use table::csv;
+pub use table::{csv, word};
 
 /// Everything that one run found, in the order of `report.json`.
 ///
@@ -203,6 +203,16 @@ pub struct UnitFacts {
 }
 
 impl UnitFacts {
+    /// What a rule looks at.
+    pub fn description(&self) -> Description {
+        Description {
+            unit: Unit::new(&self.layer, self.unit),
+            status: self.status,
+            readings: self.readings.clone(),
+            evidence: self.evidence.clone(),
+        }
+    }
+
     pub fn of(description: &Description, importance: Option<f64>) -> UnitFacts {
         let Description { unit, status, readings, evidence } = description;
         UnitFacts {
@@ -334,4 +344,11 @@ impl FromStr for Format {
 /// `report.json`.
 pub fn json(report: &Report) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(report).context("a report is not JSON")? + "\n")
+}
+
+/// A saved `report.json`.
+pub fn read(path: &std::path::Path) -> anyhow::Result<Report> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| usage!("cannot read the report {}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| usage!("{} is no report: {error}", path.display()))
 }

@@ -71,9 +71,9 @@ impl Mistakes {
         let show = |(path, it): &(String, Mistake)| {
             let text = self.sources[path].as_str();
             let span = it.span.0..it.span.1;
-            let snippet = Snippet::source(text).path(path.as_str()).annotation(
-                AnnotationKind::Primary.span(span.clone()).label(it.label.as_str()),
-            );
+            let snippet = Snippet::source(text)
+                .path(path.as_str())
+                .annotation(AnnotationKind::Primary.span(span.clone()).label(it.label.as_str()));
             let title = Level::ERROR.primary_title(it.message.as_str()).id(it.code);
             let mut groups = vec![Group::with_title(title).element(snippet)];
             if let Some(instead) = &it.instead {
@@ -125,7 +125,8 @@ impl Mistakes {
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (path, it)) in self.found.iter().enumerate() {
-            let (line, column) = place(self.sources.get(path).map_or("", String::as_str), it.span.0);
+            let (line, column) =
+                place(self.sources.get(path).map_or("", String::as_str), it.span.0);
             let end = if at + 1 == self.found.len() { "" } else { "\n" };
             let instead = match &it.instead {
                 Some(instead) => format!("; did you mean `{instead}`?"),

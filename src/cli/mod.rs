@@ -1,24 +1,33 @@
-//! What both programs share: flags, progress, exit codes.
+//! The programs' command lines, and what they share: flags, progress, exit codes.
+
+pub mod audit;
+pub mod edit;
+pub mod train;
+
+mod bars;
+mod configured;
+mod policy;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::describe::{Describer, How};
 use crate::error::{self, Failure, Kind};
 use crate::files::write_whole;
 use crate::pass::Settings;
-use crate::report::{Format, Report, Verdict};
+use crate::policy::Level;
+use crate::report::{Format, Report};
+use crate::ruling::Asked;
 use crate::subject::Source;
+use crate::toml_file::Mistakes;
 use crate::{exemplars, report, usage};
+
+pub use bars::Bars;
 
 /// The options of both programs. Each has an environment variable, `MILAN_` and its name.
 #[derive(Debug, Args)]
@@ -100,6 +109,83 @@ pub struct Shared {
     /// Do everything but write files
     #[arg(long, env = "MILAN_DRY_RUN")]
     pub dry_run: bool,
+    /// Options from this file instead of the milan.toml of the project
+    #[arg(long, value_name = "FILE", env = "MILAN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// No options from files, the user's own included
+    #[arg(long, env = "MILAN_ISOLATED")]
+    pub isolated: bool,
+}
+
+/// How strictly a policy is held.
+#[derive(Debug, Clone, Args)]
+pub struct Policing {
+    /// Violate on this level or above: deny, or warn as well
+    #[arg(long, value_name = "LEVEL", env = "MILAN_FAIL_ON", default_value = "deny")]
+    pub fail_on: FailOn,
+    /// End with 0 where the policy is violated; the report still says so
+    #[arg(long, env = "MILAN_EXIT_ZERO")]
+    pub exit_zero: bool,
+    /// Deny what this rule or gate finds, whatever the policy's level. Repeatable
+    #[arg(short = 'D', long, value_name = "RULE", env = "MILAN_DENY", value_delimiter = ',')]
+    pub deny: Vec<String>,
+    /// Only warn of what this rule or gate finds. Repeatable
+    #[arg(short = 'W', long, value_name = "RULE", env = "MILAN_WARN", value_delimiter = ',')]
+    pub warn: Vec<String>,
+    /// Allow what this rule or gate finds. Repeatable
+    #[arg(short = 'A', long, value_name = "RULE", env = "MILAN_ALLOW", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Refuse whatever could be another policy or model tomorrow: includes without a sha256, presets and hub models
+    /// without a revision
+    #[arg(long, env = "MILAN_LOCKED")]
+    pub locked: bool,
+    /// The day on which exceptions are held against their end, such as 2026-12-31 [default: today, in UTC]
+    #[arg(long, value_name = "DAY", env = "MILAN_TODAY")]
+    pub today: Option<jiff::civil::Date>,
+}
+
+/// From which level on a run is violated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    Deny,
+    Warn,
+}
+
+impl Policing {
+    /// The policy as it is to be held. Errs where a rule is given two levels, or a locked run has a moving model.
+    pub fn asked(&self, policy: Option<String>, shared: &Shared) -> anyhow::Result<Asked> {
+        let levels =
+            [(&self.deny, Level::Deny), (&self.warn, Level::Warn), (&self.allow, Level::Allow)];
+        let levels = levels
+            .into_iter()
+            .flat_map(|(ids, level)| ids.iter().map(move |it| (it.clone(), level)));
+        let levels: Vec<(String, Level)> = levels.collect();
+        for (at, (id, level)) in levels.iter().enumerate() {
+            if levels[..at].iter().any(|(other, theirs)| other == id && theirs != level) {
+                return Err(usage!("`{id}` is given two levels; name it with one of -D, -W, -A"));
+            }
+        }
+        if self.locked && !is_pinned(&shared.model) {
+            return Err(usage!(
+                "--locked wants a revision that cannot change: {}@ and the 40 digits of a commit",
+                shared.model.split('@').next().unwrap_or_default()
+            ));
+        }
+        Ok(Asked {
+            policy,
+            locked: self.locked,
+            levels,
+            fail_on_warn: self.fail_on == FailOn::Warn,
+            exit_zero: self.exit_zero,
+            today: self.today,
+        })
+    }
+}
+
+/// Whether a model cannot be another one tomorrow: a file of the user's, or a commit of a hub.
+fn is_pinned(model: &str) -> bool {
+    let is_commit = |it: &str| it.len() == 40 && it.bytes().all(|it| it.is_ascii_hexdigit());
+    !model.starts_with("hf:") || model.split_once('@').is_some_and(|(_, it)| is_commit(it))
 }
 
 /// When to do what depends on the terminal.
@@ -190,11 +276,7 @@ impl Shared {
         match self.color {
             When::Always => true,
             When::Never => false,
-            When::Auto => {
-                std::io::stdout().is_terminal()
-                    && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
-                    && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
-            }
+            When::Auto => std::io::stdout().is_terminal() && is_colorful(),
         }
     }
 }
@@ -251,92 +333,27 @@ fn device(name: &str) -> anyhow::Result<Device> {
     })
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Bars on stderr: pictures a second and time left. Also where Ctrl-C ends a run in good order.
-pub struct Bars {
-    bar: Mutex<Option<(String, ProgressBar)>>,
-    visible: bool,
-}
-
-impl Bars {
-    pub fn new(progress: When, quiet: bool) -> anyhow::Result<Bars> {
-        // The first Ctrl-C lets drafts be removed; a second one does not wait for that.
-        let stop = || {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
-                std::process::abort();
-            }
-        };
-        ctrlc::set_handler(stop).context("cannot listen for Ctrl-C")?;
-        let visible = match progress {
-            When::Always => true,
-            When::Never => false,
-            When::Auto => std::io::stderr().is_terminal() && !quiet,
-        };
-        Ok(Bars { bar: Mutex::new(None), visible })
-    }
-
-    /// Shows how far a stage is. Errs when the user has stopped the run.
-    pub fn show(&self, stage: &str, done: usize, all: usize) -> anyhow::Result<()> {
-        let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if INTERRUPTED.load(Ordering::SeqCst) {
-            if let Some((_, bar)) = bar.take() {
-                bar.finish_and_clear();
-            }
-            return Err(Failure {
-                kind: Kind::Interrupted,
-                message: "stopped; nothing was written".into(),
-            }
-            .into());
-        }
-        if !self.visible {
-            return Ok(());
-        }
-        if bar.as_ref().is_none_or(|(name, _)| name != stage) {
-            *bar = Some((stage.to_owned(), new_bar(stage, all)));
-        }
-        if let Some((_, bar)) = bar.as_ref() {
-            bar.set_position(done as u64);
-            if done == all {
-                bar.finish();
-            }
-        }
-        Ok(())
-    }
-}
-
-fn new_bar(stage: &str, all: usize) -> ProgressBar {
-    let template = "{prefix:24} {bar:30} {pos}/{len} · {per_sec} · {eta} left";
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::with_draw_target(Some(all as u64), ProgressDrawTarget::stderr());
-    bar.set_style(style.with_key(
-        "per_sec",
-        |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
-            let _ = write!(w, "{:.1}/s", state.per_sec());
-        },
-    ));
-    bar.set_prefix(stage.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
-}
-
 /// Writes the reports that were asked for: the terminal's unless another one goes to stdout.
 pub fn publish(shared: &Shared, report: &Report) -> anyhow::Result<()> {
-    for output in shared.output.iter().filter(|_| !shared.dry_run) {
-        if let Some(path) = &output.path {
-            write_whole(path, render(output.format, report, false)?.as_bytes())?;
-        }
+    let color = shared.colored();
+    let (files, shown): (Vec<&Output>, Vec<&Output>) =
+        shared.output.iter().partition(|it| it.path.is_some());
+    if !shared.dry_run {
+        files.into_iter().try_for_each(|it| write(it, report, false))?;
     }
-    let mut to_stdout: Vec<Format> =
-        shared.output.iter().filter(|it| it.path.is_none()).map(|it| it.format).collect();
-    if to_stdout.is_empty() && !shared.quiet {
-        to_stdout.push(Format::Human);
+    if shown.is_empty() && !shared.quiet {
+        return write(&Output { format: Format::Human, path: None }, report, color);
     }
-    for format in to_stdout {
-        print(&render(format, report, shared.colored())?)?;
+    shown.into_iter().try_for_each(|it| write(it, report, color))
+}
+
+/// Writes a report where it is wanted.
+pub fn write(output: &Output, report: &Report, color: bool) -> anyhow::Result<()> {
+    let text = render(output.format, report, color)?;
+    match &output.path {
+        Some(path) => write_whole(path, text.as_bytes()),
+        None => print(&text),
     }
-    Ok(())
 }
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
@@ -357,21 +374,66 @@ fn render(format: Format, report: &Report, color: bool) -> anyhow::Result<String
     })
 }
 
-/// The exit code, and the one line for stderr that says why it is not 0.
-pub fn conclude(result: anyhow::Result<(Verdict, String)>) -> (ExitCode, Option<String>) {
-    match result {
-        Ok((Verdict::Passed, _)) => (ExitCode::SUCCESS, None),
-        Ok((verdict, why)) => (ExitCode::from(verdict.exit_code()), Some(why)),
-        Err(error) => {
-            let code = match error::kind(&error) {
-                Kind::Usage => 2,
-                Kind::Inconclusive => 3,
-                Kind::System => 4,
-                Kind::Interrupted => 130,
-            };
-            (ExitCode::from(code), Some(format!("error: {error:#}")))
+/// Ends a program: the exit code, and on stderr the one line that says why it is not 0. Mistakes in a file are shown
+/// before it, or, where `output` asks for JSON, as that.
+pub fn end(result: anyhow::Result<(u8, String)>, output: Option<&[Output]>) -> ExitCode {
+    let result = result.or_else(|error| match error.downcast_ref::<Ended>() {
+        Some(it) => Ok((it.code, it.why.clone())),
+        None => Err(error),
+    });
+    let error = match result {
+        Ok((0, _)) => return ExitCode::SUCCESS,
+        Ok((code, why)) => {
+            say(&why);
+            return ExitCode::from(code);
         }
+        Err(error) => error,
+    };
+    if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+        let json = output.into_iter().flatten().find(|it| it.format == Format::Json);
+        let shown = match json {
+            Some(Output { path, .. }) => mistakes.json().and_then(|text| match path {
+                Some(path) => write_whole(path, text.as_bytes()),
+                None => print(&text),
+            }),
+            None => {
+                say(&mistakes.render(std::io::stderr().is_terminal() && is_colorful()));
+                Ok(())
+            }
+        };
+        match (shown, error.downcast_ref::<Failure>()) {
+            (Ok(()), Some(failure)) => say(&format!("error: {failure}")),
+            (Err(error), _) => say(&format!("error: {error:#}")),
+            (Ok(()), None) => say(&format!("error: {error}")),
+        }
+    } else {
+        say(&format!("error: {error:#}"));
     }
+    ExitCode::from(match error::kind(&error) {
+        Kind::Usage => 2,
+        Kind::Inconclusive => 3,
+        Kind::System => 4,
+        Kind::Interrupted => 130,
+    })
+}
+
+/// A way to end that is neither a verdict nor a failure of the machine: a code, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct Ended {
+    code: u8,
+    why: String,
+}
+
+/// An error that ends a program with this code and line.
+pub(crate) fn ended(code: u8, why: String) -> anyhow::Error {
+    Ended { code, why }.into()
+}
+
+/// Whether the environment lets us colour.
+fn is_colorful() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
+        && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
 }
 
 /// Says the last line of a run on stderr.

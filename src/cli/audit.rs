@@ -1,0 +1,180 @@
+//! `milan-audit`: describes every unit of a vision model and holds the descriptions against a policy.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::policy::{self, PolicyCommand};
+use super::{Bars, Output, Policing, Shared};
+use crate::audit::{self, Config};
+use crate::report::{self, scores};
+use crate::{cli, usage};
+
+/// Describe every unit of a vision model in words and hold them against a policy
+///
+/// Exit codes: 0 passed, 1 policy violated, 2 bad usage or policy, 3 inconclusive, 4 system error.
+#[derive(Parser)]
+#[command(name = "milan-audit", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    audit: Audit,
+}
+
+#[derive(Args)]
+struct Audit {
+    /// The policy: a file, one in policies/, or a built-in one (`milan-audit policy show` lists them)
+    #[arg(long, value_name = "FILE", env = "MILAN_POLICY")]
+    policy: Option<String>,
+    #[command(flatten)]
+    policing: Policing,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The audit; the same as without a command
+    Run(Box<Audit>),
+    /// How strongly each unit speaks for a phrase, by the describer's critic
+    ///
+    /// Evidence is the probability, calibrated against all units of the network, that a person
+    /// names the phrase. All scores are written to scores.csv in the run's folder.
+    Score {
+        /// A phrase, such as "written text". Repeatable
+        #[arg(long = "phrase", value_name = "TEXT", env = "MILAN_PHRASE", required = true)]
+        phrases: Vec<String>,
+        /// Units shown for each phrase
+        #[arg(long, value_name = "N", env = "MILAN_MOST", default_value_t = 20)]
+        most: usize,
+        #[command(flatten)]
+        shared: Box<Shared>,
+    },
+    /// Write, check, show, try and explain policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Write a saved report in other formats
+    Convert {
+        /// A report.json
+        report: PathBuf,
+        /// FORMAT, or FORMAT=PATH. Repeatable
+        #[arg(
+            long,
+            value_name = "FORMAT=PATH",
+            env = "MILAN_TO",
+            value_delimiter = ',',
+            required = true
+        )]
+        to: Vec<Output>,
+    },
+    /// Print the completions of a shell
+    Completions {
+        shell: Shell,
+        /// Of which program
+        #[arg(default_value = "milan-audit", value_parser = PROGRAMS)]
+        program: String,
+    },
+    /// Write the manual pages of all programs into a folder
+    Man { folder: PathBuf },
+}
+
+const PROGRAMS: [&str; 3] = ["milan-audit", "milan-edit", "milan-train"];
+
+/// What the program does with its command line.
+pub fn main() -> ExitCode {
+    cli::begin();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let matches = match cli::configured::configured(command(), &arguments) {
+        Ok(command) => command.get_matches_from(arguments),
+        Err(error) => return cli::end(Err(error), None),
+    };
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let output = cli.audit.shared.output.clone();
+    cli::end(run(cli), Some(&output))
+}
+
+/// The command line, for completions and manual pages.
+pub(super) fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn run(cli: Cli) -> anyhow::Result<(u8, String)> {
+    let done = (0, String::new());
+    match cli.command {
+        None => audit(cli.audit),
+        Some(Command::Run(it)) => audit(*it),
+        Some(Command::Score { phrases, most, shared }) => score(&phrases, most, &shared),
+        Some(Command::Policy(it)) => policy::run(it),
+        Some(Command::Convert { report, to }) => {
+            let report = report::read(&report)?;
+            to.iter().try_for_each(|it| cli::write(it, &report, false))?;
+            Ok(done)
+        }
+        Some(Command::Completions { shell, program }) => {
+            let mut text = vec![];
+            clap_complete::generate(shell, &mut program_named(&program), program, &mut text);
+            cli::print(&String::from_utf8_lossy(&text))?;
+            Ok(done)
+        }
+        Some(Command::Man { folder }) => {
+            let pages = || {
+                std::fs::create_dir_all(&folder)?;
+                let mut programs = PROGRAMS.into_iter().map(program_named);
+                programs.try_for_each(|it| clap_mangen::generate_to(it, &folder))
+            };
+            pages().map_err(|error| {
+                anyhow::anyhow!("cannot write manual pages to {}: {error}", folder.display())
+            })?;
+            Ok(done)
+        }
+    }
+}
+
+fn program_named(name: &str) -> clap::Command {
+    match name {
+        "milan-edit" => super::edit::command(),
+        "milan-train" => super::train::command(),
+        _ => command(),
+    }
+}
+
+fn audit(it: Audit) -> anyhow::Result<(u8, String)> {
+    let shared = &it.shared;
+    let mut config = config(shared)?;
+    config.asked = it.policing.asked(it.policy, shared)?;
+    let bars = Bars::new(shared.progress, shared.quiet)?;
+    let report = audit::audit(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    cli::publish(shared, &report)?;
+    Ok((report.exit_code, audit::why(&report)))
+}
+
+fn score(phrases: &[String], most: usize, shared: &Shared) -> anyhow::Result<(u8, String)> {
+    if phrases.iter().any(|it| it.trim().is_empty()) {
+        return Err(usage!("--phrase wants a text"));
+    }
+    let config = config(shared)?;
+    let bars = Bars::new(shared.progress, shared.quiet)?;
+    let found = audit::score(&config, phrases, &|stage, done, all| bars.show(stage, done, all))?;
+    if !shared.quiet {
+        cli::print(&scores(&found, phrases, most, 100))?;
+    }
+    Ok((0, String::new()))
+}
+
+fn config(shared: &Shared) -> anyhow::Result<Config> {
+    let settings = shared.check()?;
+    Ok(Config {
+        source: shared.source()?,
+        layers: shared.layers.clone(),
+        how: shared.how(),
+        asked: Default::default(),
+        settings,
+        seed: shared.seed,
+        out: if shared.dry_run { None } else { Some(shared.out()) },
+        export: shared.export.is_some(),
+    })
+}

@@ -1,0 +1,403 @@
+//! `milan-audit policy`: writes, checks, shows, tries and explains policies, without a model.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::describe::{Describer, How};
+use crate::policy::check::find;
+use crate::policy::matcher::Trace;
+use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
+use crate::report::{self, Report, UnitFacts};
+use crate::ruling::{Asked, similarities};
+use crate::unit::{Reading, Unit};
+use crate::{cli, files, usage};
+
+#[derive(Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Write a policy to begin with, every key explained
+    Init {
+        /// Built-in policies to build on
+        #[arg(
+            long,
+            value_name = "NAME,…",
+            env = "MILAN_PRESET",
+            value_delimiter = ',',
+            default_value = "faces"
+        )]
+        preset: Vec<String>,
+        /// Where; `-` is stdout. A file that is there is never replaced
+        #[arg(default_value = "policy.toml")]
+        path: String,
+    },
+    /// Read policies over: everything that is wrong, with its place, and what can never match
+    Check {
+        /// Files, or names of built-in policies
+        #[arg(required = true)]
+        policies: Vec<String>,
+        /// Refuse includes without a sha256
+        #[arg(long, env = "MILAN_LOCKED")]
+        locked: bool,
+        /// As JSON
+        #[arg(long, value_name = "FORMAT", env = "MILAN_POLICY_OUTPUT")]
+        output: Option<Printed>,
+    },
+    /// Print a policy, or list the built-in ones
+    Show {
+        policy: Option<String>,
+        /// With includes, lists and defaults filled in
+        #[arg(long, env = "MILAN_RESOLVED")]
+        resolved: bool,
+        /// As JSON
+        #[arg(long, value_name = "FORMAT", env = "MILAN_POLICY_OUTPUT")]
+        output: Option<Printed>,
+    },
+    /// Try policies on their own examples, [rule.test]
+    Test {
+        /// Files, or names of built-in policies [default: all built-in ones]
+        policies: Vec<String>,
+        /// The folder of all-MiniLM-L6-v2, for policies with thresholds for it
+        #[arg(long, value_name = "DIR", env = "MILAN_SENTENCE_ENCODER")]
+        sentence_encoder: Option<PathBuf>,
+    },
+    /// Why a rule matches a unit, or a text, or not
+    Explain {
+        rule: String,
+        /// A unit of the report, `layer:unit`
+        #[arg(required_unless_present = "text")]
+        unit: Option<String>,
+        /// Any text, instead of a unit
+        #[arg(long, value_name = "TEXT", env = "MILAN_TEXT", conflicts_with = "unit")]
+        text: Option<String>,
+        /// The report that the unit is in
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "MILAN_REPORT",
+            default_value = "reports/demo/report.json"
+        )]
+        report: PathBuf,
+        /// The policy [default: that of the report; with --text the one called like the rule]
+        #[arg(long, value_name = "FILE", env = "MILAN_POLICY")]
+        policy: Option<String>,
+        /// The folder of all-MiniLM-L6-v2, for policies with thresholds for it
+        #[arg(long, value_name = "DIR", env = "MILAN_SENTENCE_ENCODER")]
+        sentence_encoder: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Printed {
+    Json,
+}
+
+pub(super) fn run(command: PolicyCommand) -> anyhow::Result<(u8, String)> {
+    match command {
+        PolicyCommand::Init { preset, path } => init(&preset, &path),
+        PolicyCommand::Check { policies, locked, output } => check(&policies, locked, output),
+        PolicyCommand::Show { policy, resolved, output } => show(policy, resolved, output),
+        PolicyCommand::Test { policies, sentence_encoder } => test(policies, sentence_encoder),
+        PolicyCommand::Explain { rule, unit, text, report, policy, sentence_encoder } => {
+            let how = with_encoder(sentence_encoder);
+            match text {
+                Some(text) => explain_text(&rule, &text, policy, &how),
+                None => explain_unit(&rule, &unit.unwrap_or_default(), &report, policy, &how),
+            }
+        }
+    }?;
+    Ok((0, String::new()))
+}
+
+fn with_encoder(folder: Option<PathBuf>) -> How {
+    How { sentence_encoder: folder, ..How::from(Describer::Milan(None)) }
+}
+
+const TEMPLATE: &str = include_str!("../policy/template.toml");
+
+fn init(names: &[String], path: &str) -> anyhow::Result<()> {
+    let mut included = Vec::new();
+    for name in names {
+        let preset = presets::find(name).ok_or_else(|| {
+            usage!(
+                "there is no built-in policy `{name}`; there are {}",
+                presets::names().join(", ")
+            )
+        })?;
+        included.push(format!("\"preset:{}@{}\"", preset.name, preset.revision));
+    }
+    let version = env!("CARGO_PKG_VERSION").rsplit_once('.').map_or("0", |it| it.0);
+    let rule = names.first().map_or("faces", |it| it.split('@').next().unwrap_or(it));
+    let text = TEMPLATE
+        .replace("INCLUDED", &included.join(", "))
+        .replace("VERSION", version)
+        .replace("RULE", rule)
+        .replace("PATH", if path == "-" { "policy.toml" } else { path });
+    if path == "-" {
+        return cli::print(&text);
+    }
+    if Path::new(path).exists() {
+        return Err(usage!("{path} is there already, and is left as it is; name another file"));
+    }
+    files::write_whole(Path::new(path), text.as_bytes())?;
+    cli::print(&format!("wrote {path}\nNext: milan-audit --policy {path}\n"))
+}
+
+fn check(names: &[String], locked: bool, output: Option<Printed>) -> anyhow::Result<()> {
+    let mut lines = vec![];
+    let mut found = vec![];
+    for name in names {
+        let policy = policy::load(name, locked).or_else(|error| match output {
+            Some(Printed::Json) => {
+                if let Some(mistakes) = error.downcast_ref::<crate::toml_file::Mistakes>() {
+                    cli::print(&mistakes.json()?)?;
+                    return Err(usage!("{error:#}").context("mistakes are on stdout"));
+                }
+                Err(error)
+            }
+            None => Err(error),
+        })?;
+        let path = &policy.files[0].path;
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let exceptions = match policy.exceptions.len() {
+            0 => String::new(),
+            n => format!(", {}", counted(n, "exception")),
+        };
+        lines.push(format!(
+            "{path}: {}{exceptions}, no mistake",
+            counted(policy.rules.len(), "rule")
+        ));
+        for rule in &policy.rules {
+            for phrase in examples::never(rule) {
+                lines.push(format!(
+                    "  warning: `{phrase}` of {} can never match: its `none` strikes it out",
+                    rule.id
+                ));
+            }
+        }
+        let expired = policy
+            .exceptions
+            .iter()
+            .filter(|it| it.expires.is_some_and(|day| day < Asked::default().today()));
+        for exception in expired {
+            let units: Vec<String> = exception.units.iter().map(ToString::to_string).collect();
+            lines.push(format!(
+                "  warning: the exception of {} for {} has expired",
+                units.join(", "),
+                exception.rule
+            ));
+        }
+        found
+            .push(serde_json::json!({ "path": path, "rules": policy.rules.len(), "mistakes": [] }));
+    }
+    match output {
+        Some(Printed::Json) => cli::print(&(serde_json::to_string_pretty(&found)? + "\n")),
+        None => cli::print(&(lines.join("\n") + "\n")),
+    }
+}
+
+fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow::Result<()> {
+    let Some(name) = name else {
+        let mut text = String::new();
+        for preset in presets::PRESETS {
+            let policy =
+                policy::load(&format!("preset:{}@{}", preset.name, preset.revision), false)?;
+            let titles: Vec<&str> =
+                policy.rules.iter().filter_map(|it| it.title.as_deref()).collect();
+            text += &format!(
+                "{:32} {}\n",
+                format!("{}@{}", preset.name, preset.revision),
+                titles.join(" · ")
+            );
+        }
+        return cli::print(&text);
+    };
+    let policy = policy::load(&name, false)?;
+    match output {
+        Some(Printed::Json) => cli::print(&(serde_json::to_string_pretty(&policy)? + "\n")),
+        None if resolved => cli::print(&toml::to_string_pretty(&policy)?),
+        None => {
+            let path = &policy.files[0].path;
+            match path.strip_prefix("preset:").and_then(presets::find) {
+                Some(preset) => cli::print(preset.text),
+                None => cli::print(&std::fs::read_to_string(path)?),
+            }
+        }
+    }
+}
+
+fn test(names: Vec<String>, sentence_encoder: Option<PathBuf>) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let how = with_encoder(sentence_encoder);
+    let own = |it: &presets::Preset| format!("preset:{}@{}", it.name, it.revision);
+    let names = if names.is_empty() { presets::PRESETS.iter().map(own).collect() } else { names };
+    let (mut text, mut n, mut failed) = (String::new(), 0, 0);
+    for name in &names {
+        let policy = policy::load(name, false)?;
+        let similar = similarities(&policy, &how, examples::texts(&policy))?;
+        let tested = examples::test(&policy, &similar);
+        n += tested.n;
+        failed += tested.failed.len();
+        let passed = tested.n - tested.failed.len();
+        text += &format!("{}: {passed} of {} examples\n", policy.files[0].path, tested.n);
+        for it in &tested.failed {
+            text += &match &it.matched {
+                Some(matched) => format!(
+                    "  {} matches \"{}\", by \"{matched}\", and should not\n",
+                    it.rule, it.text
+                ),
+                None => format!("  {} does not match \"{}\", and should\n", it.rule, it.text),
+            };
+        }
+        for rule in &tested.untested {
+            text += &format!("  {rule} has no [rule.test]\n");
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    text += &format!(
+        "{} of {n} examples came out as written, in {:.0} ms\n",
+        n - failed,
+        1000. * seconds
+    );
+    cli::print(&text)?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(cli::ended(1, format!("{failed} of {n} examples came out otherwise"))),
+    }
+}
+
+fn rule_of<'a>(policy: &'a Policy, id: &str) -> anyhow::Result<&'a Rule> {
+    policy.rules.iter().find(|it| it.id == id).ok_or_else(|| {
+        let known: Vec<&str> = policy.rules.iter().map(|it| it.id.as_str()).collect();
+        usage!("policy `{}` has no rule `{id}`; its rules are {}", policy.name, known.join(", "))
+    })
+}
+
+fn explain_text(id: &str, text: &str, policy: Option<String>, how: &How) -> anyhow::Result<()> {
+    let policy = policy::load(policy.as_deref().unwrap_or(id), false)?;
+    let rule = rule_of(&policy, id)?;
+    let similar = similarities(&policy, how, std::iter::once(text))?;
+    let trace = rule.matcher.trace(text, &similar);
+    let answer = if trace.found.is_some() { "matches" } else { "does not match" };
+    cli::print(&format!("\"{text}\" {answer} {id}\n{}", tried(&trace)))
+}
+
+fn explain_unit(
+    id: &str,
+    unit: &str,
+    path: &Path,
+    policy: Option<String>,
+    how: &How,
+) -> anyhow::Result<()> {
+    let unit: Unit = unit.parse().map_err(|error| usage!("{error:#}"))?;
+    let report = report::read(path)?;
+    let named = report.policy.as_ref().and_then(|it| it.files.first()).map(|it| it.path.clone());
+    let Some(name) = policy.or(named) else {
+        return Err(usage!("{} was made without a policy; name one with --policy", path.display()));
+    };
+    let policy = policy::load(&name, false)?;
+    let rule = rule_of(&policy, id)?;
+    let facts = report.units.iter().find(|it| it.layer == unit.site && it.unit == unit.channel);
+    let facts = facts.ok_or_else(|| {
+        usage!("{} has no unit {unit}; its layers are {}", path.display(), layers(&report))
+    })?;
+    let texts = facts.readings.iter().map(|it| it.text.as_str());
+    let similar = similarities(&policy, how, texts)?;
+    cli::print(&explained(&policy, rule, facts, &similar))
+}
+
+fn layers(report: &Report) -> String {
+    let names: Vec<&str> = report.layers.iter().map(|it| it.name.as_str()).collect();
+    names.join(", ")
+}
+
+/// All that decides whether a rule matches a unit, in the order in which it is looked at.
+fn explained(policy: &Policy, rule: &Rule, facts: &UnitFacts, similar: &Similarities) -> String {
+    let unit = Unit::new(&facts.layer, facts.unit);
+    let description = facts.description();
+    let place =
+        rule.place.as_ref().map_or(String::new(), |it| format!(", {}:{}", it.path, it.line));
+    let level = report::word(&rule.level);
+    let status = report::word(&facts.status);
+    let mut text = format!("{unit} is {status}; rule {} ({level}{place})\n", rule.id);
+    let in_layers = rule.scope.layers.matches(&unit.site);
+    if !in_layers {
+        let patterns = rule.scope.layers.patterns().join(", ");
+        text += &format!("  its layer is out of scope: {patterns}\n");
+    }
+    for (phrase, score) in &facts.evidence {
+        let asked = rule.matcher.evidence.iter().find(|it| it.phrase == *phrase);
+        if let Some(asked) = asked {
+            text += &format!("  evidence of \"{phrase}\": {score:.2}, {:.2} wanted\n", asked.min);
+        }
+    }
+    if facts.readings.is_empty() {
+        text += "  nothing is said of it\n";
+    }
+    for Reading { text: said, confidence } in &facts.readings {
+        if *confidence < rule.scope.min_confidence {
+            let min = rule.scope.min_confidence;
+            text += &format!("  \"{said}\" ({confidence:.2}) is not looked at: below {min:.2}\n");
+            continue;
+        }
+        let trace = rule.matcher.trace(said, similar);
+        let answer = if trace.found.is_some() { "matches" } else { "does not match" };
+        text += &format!("  \"{said}\" ({confidence:.2}) {answer}\n{}", tried(&trace));
+    }
+    let found = find(rule, &description, similar).filter(|_| in_layers);
+    let important = match (rule.scope.min_importance, facts.importance) {
+        (Some(min), Some(importance)) if importance < min => {
+            text += &format!("  its importance is {importance:.4}, {min:.4} wanted\n");
+            false
+        }
+        _ => true,
+    };
+    let covering = policy
+        .exceptions
+        .iter()
+        .find(|it| it.rule == rule.id && it.units.iter().any(|pattern| pattern.matches(&unit)));
+    if let Some(exception) = covering {
+        let until = exception.expires.map_or_else(|| "for good".into(), |it| format!("until {it}"));
+        text += &format!("  an exception covers it {until}: {}\n", exception.reason);
+    }
+    text += match (found.is_some() && important, covering) {
+        (true, None) => "it counts against the rule\n",
+        (true, Some(_)) => "it matches, and the exception decides\n",
+        (false, _) => "it does not count against the rule\n",
+    };
+    text
+}
+
+/// The patterns that covered anything, and how alike phrases were.
+fn tried(trace: &Trace) -> String {
+    let mut lines = BTreeSet::new();
+    let mut text = String::new();
+    for it in &trace.tried {
+        let line = match (it.hits.as_slice(), it.similarity) {
+            (hits, Some(score)) => {
+                let far = if hits.is_empty() { ", too far" } else { "" };
+                format!("    {}: {}: {score:.2}{far}\n", it.part, it.pattern)
+            }
+            ([], None) => continue,
+            (hits, None) => {
+                let what = if it.part == "none" { "strikes out" } else { "covers" };
+                let hits: Vec<String> = hits.iter().map(|it| format!("\"{it}\"")).collect();
+                format!("    {}: {} {what} {}\n", it.part, it.pattern, hits.join(", "))
+            }
+        };
+        if lines.insert(line.clone()) {
+            text += &line;
+        }
+    }
+    let nothing = |part: &str| {
+        trace.tried.iter().any(|it| it.part == part)
+            && trace.tried.iter().all(|it| it.part != part || it.hits.is_empty())
+    };
+    for part in ["any", "all"] {
+        if nothing(part) {
+            text += &format!("    {part}: nothing covers any of it\n");
+        }
+    }
+    text
+}
