@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         layers: vec![],
         how: Describer::Labels.into(),
         asked: Asked::of("text"),
+        pictures: None,
         settings: Settings {
             batch_size: 16,
             threads: 2,

@@ -1,24 +1,22 @@
 //! The first flow: what does each unit of a model fire on, and does the policy allow it?
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::path::PathBuf;
 
 use crate::describe::milan::look::Pictures;
 use crate::describe::{self, Describer, How, table};
-use crate::exemplars::{Exemplars, export, store};
-use crate::files::{digest, sha256, write_whole};
+use crate::exemplars::Exemplars;
+use crate::files::write_whole;
+use crate::model::NotFinite;
 use crate::model::run::Ablate;
 use crate::pass::{self, Pass, Progress, Settings};
-use crate::policy::{self, Policy};
-use crate::report::{
-    AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report, Run,
-    SCHEMA, Tool, Verdict, json, scores_csv,
-};
+use crate::policy::gates::Gate;
+use crate::policy::{self, Level, Policy};
+use crate::record::{self, Started};
+use crate::report::{DataReport, ModelReport, Report, Verdict, json, scores_csv};
 use crate::ruling::{self, Looked};
 use crate::subject::{self, Source, Subject};
-use crate::unit::{Description, Status, Unit};
-use crate::{data, evaluate};
+use crate::unit::{Description, Unit};
 
 /// What an audit needs to know.
 pub struct Config {
@@ -33,6 +31,8 @@ pub struct Config {
     pub out: Option<PathBuf>,
     /// Also write the reference's exemplar files.
     pub export: bool,
+    /// Also write what units fire on, to be looked at.
+    pub pictures: Option<record::Shown>,
 }
 
 /// Describes every unit and holds the descriptions against the policy. Files are written before the
@@ -45,13 +45,26 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     }
     let today = config.asked.today();
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
-    let (subject, found) = look(config, policy.as_ref(), &phrases, progress)?;
+    let looked = look(config, policy.as_ref(), &phrases, progress);
+    let (subject, found) = match (looked, &policy) {
+        (Err(error), Some(policy)) => match error.downcast_ref::<NotFinite>() {
+            Some(it) if policy.gates.nan == Level::Deny => return not_finite(config, it, started),
+            _ => return Err(error),
+        },
+        (looked, _) => looked?,
+    };
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
 
-    let mut report =
-        report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
+    let mut report = record::report(
+        &subject,
+        &found,
+        &config.how,
+        &descriptions,
+        config.seed,
+        &config.settings,
+    )?;
     let mut importance = BTreeMap::new();
     match &policy {
         Some(policy) => {
@@ -81,7 +94,37 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     report.run.today = today.to_string();
     let of = |unit: &Unit| importance.get(unit).copied();
     if let Some(out) = &config.out {
-        write(out, &subject, &found.exemplars, &descriptions, of, config.export)?;
+        record::write(out, &subject, &found.exemplars, &descriptions, of, config.export)?;
+        let shown = record::units_shown(config.pictures, &report);
+        record::write_pictures(out, &subject, &found.exemplars, &shown, progress)?;
+        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
+    }
+    Ok(report)
+}
+
+/// A report on a model that nothing can be measured on: the gate on its values decides.
+fn not_finite(config: &Config, it: &NotFinite, started: Started) -> anyhow::Result<Report> {
+    let model = ModelReport {
+        source: config.source.model.clone(),
+        arch: it.arch.clone(),
+        files: it.files.clone(),
+        tensors: it.tensors,
+        nan_count: it.count,
+    };
+    let data = DataReport {
+        source: config.source.data.clone().unwrap_or_default(),
+        images: 0,
+        skipped: vec![],
+        manifest_sha256: String::new(),
+    };
+    let run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
+    let mut report = Report::new(model, data, record::described_by(&config.how)?, run);
+    let why = Some(it.to_string());
+    report.gates = vec![Gate::new("nan", Level::Deny, Some(0.), Some(it.count as f64), why)];
+    (report.verdict, report.why) = ruling::verdict(&[], &report.gates, &report.coverage, false);
+    report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
+    report.run.today = config.asked.today().to_string();
+    if let Some(out) = &config.out {
         write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
     Ok(report)
@@ -187,127 +230,6 @@ pub(crate) fn describe(
     describe::describe(how, exemplars, &config, progress)
 }
 
-/// A report of everything but the policy, the edit and the run itself.
-pub(crate) fn report(
-    subject: &Subject,
-    found: &Pass,
-    how: &How,
-    descriptions: &[Description],
-    seed: u64,
-    settings: &Settings,
-) -> anyhow::Result<Report> {
-    let weights = &subject.weights;
-    let accuracy = evaluate::accuracy(&found.predictions, &subject.classes).map(|before| {
-        AccuracyReport { before, after: None, delta: None, ci95: None, changed: None }
-    });
-    let layers = layers(descriptions);
-    let coverage = layers.iter().fold(Coverage::default(), |sum, layer| Coverage {
-        units: sum.units + layer.units,
-        described: sum.described + layer.described,
-        unknown: sum.unknown + layer.unknown,
-        dead: sum.dead + layer.dead,
-    });
-    let weights_sha256 = match &how.describer {
-        Describer::Labels => None,
-        Describer::Csv(file) | Describer::Milan(Some(file)) => Some(digest(file)?.1),
-        Describer::Milan(None) => Some(sha256(describe::milan::BUILT_IN)),
-    };
-    let encoder = how.sentence_encoder.as_deref();
-    let sentence_encoder_sha256 = encoder.map(describe::milan::minilm::digest).transpose()?;
-    Ok(Report {
-        schema: SCHEMA.to_owned(),
-        complete: true,
-        verdict: Verdict::Inconclusive,
-        exit_code: Verdict::Inconclusive.exit_code(),
-        why: vec![],
-        tool: Tool {
-            name: env!("CARGO_PKG_NAME").to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
-        policy: None,
-        model: ModelReport {
-            source: subject.source.model.clone(),
-            arch: subject.model.arch.clone(),
-            files: weights.files().to_vec(),
-            tensors: weights.tensors().len(),
-            nan_count: 0,
-        },
-        data: DataReport {
-            source: subject.probe.dataset.source.clone(),
-            images: found.predictions.len(),
-            skipped: found.read.skipped.clone(),
-            manifest_sha256: found.read.manifest_sha256.clone(),
-        },
-        descriptions: DescriptionsReport {
-            method: how.describer.to_string(),
-            weights_sha256,
-            sentence_encoder_sha256,
-            compat: how.compat,
-        },
-        coverage,
-        layers,
-        rules: vec![],
-        gates: vec![],
-        exceptions: vec![],
-        accuracy,
-        tests: vec![],
-        controls: vec![],
-        edit: None,
-        units: vec![],
-        warnings: subject.warnings.clone(),
-        run: Started::now().finish(seed, &subject.source, settings, None),
-    })
-}
-
-/// How many units of each layer are what, in the order of the descriptions.
-fn layers(descriptions: &[Description]) -> Vec<Layer> {
-    let mut layers: Vec<Layer> = Vec::new();
-    for description in descriptions {
-        let site = &description.unit.site;
-        if layers.last().is_none_or(|layer| layer.name != *site) {
-            layers.push(Layer { name: site.clone(), units: 0, described: 0, unknown: 0, dead: 0 });
-        }
-        if let Some(layer) = layers.last_mut() {
-            layer.units += 1;
-            match description.status {
-                Status::Described => layer.described += 1,
-                Status::Unknown => layer.unknown += 1,
-                Status::Dead => layer.dead += 1,
-            }
-        }
-    }
-    layers
-}
-
-/// Everything of a run but its report.
-pub(crate) fn write(
-    out: &Path,
-    subject: &Subject,
-    exemplars: &Exemplars,
-    descriptions: &[Description],
-    importance: impl Fn(&Unit) -> Option<f64>,
-    with_export: bool,
-) -> anyhow::Result<()> {
-    let dataset = &subject.probe.dataset;
-    write_whole(&out.join("descriptions.csv"), table::write(descriptions, importance)?.as_bytes())?;
-    let files: Vec<&str> = dataset.pictures.iter().map(|it| it.file.as_str()).collect();
-    store::write(out, exemplars, &files)?;
-    if with_export {
-        let preprocess = &subject.probe.preprocess;
-        let side = preprocess.crop as usize;
-        let mut picture = |id: usize| {
-            let cropped = data::read_crop(dataset, preprocess, id)?;
-            let channels =
-                (0..3).flat_map(|channel| cropped.pixels().map(move |pixel| pixel.0[channel]));
-            Ok(channels.collect())
-        };
-        for site in &exemplars.sites {
-            export::export(out, site, side, &mut picture)?;
-        }
-    }
-    Ok(())
-}
-
 /// The one line that says why the exit code is not 0.
 pub fn why(report: &Report) -> String {
     let word = match report.verdict {
@@ -316,33 +238,4 @@ pub fn why(report: &Report) -> String {
         Verdict::Inconclusive => "inconclusive",
     };
     format!("{word}: {}", report.why.join("; "))
-}
-
-/// When a run began.
-pub(crate) struct Started(SystemTime, Instant);
-
-impl Started {
-    pub(crate) fn now() -> Started {
-        Started(SystemTime::now(), Instant::now())
-    }
-
-    pub(crate) fn finish(
-        &self,
-        seed: u64,
-        source: &Source,
-        settings: &Settings,
-        out: Option<PathBuf>,
-    ) -> Run {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let device = if source.device.is_cpu() { "cpu" } else { "cuda" };
-        Run {
-            started: since.as_secs(),
-            seconds: (self.1.elapsed().as_secs_f64() * 1000.).round() / 1000.,
-            seed,
-            device: device.into(),
-            threads: settings.threads,
-            today: String::new(),
-            out,
-        }
-    }
 }

@@ -40,6 +40,7 @@ pub mod report;
 
 pub mod importance;
 pub mod pass;
+pub mod record;
 pub mod ruling;
 pub mod subject;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use candle_core::Tensor;
 
-use crate::audit::{self, Asked, Started};
+use crate::audit::{self, Asked};
 use crate::describe::How;
 use crate::edit::choose::{Candidate, Order, choose};
 use crate::edit::plan::{NotEditable, Plan, plan};
@@ -19,6 +19,7 @@ use crate::model::run::{Ablate, Compute, Network, Untapped};
 use crate::pass::{self, Probe, Progress, Settings};
 use crate::policy::gates::{Gate, Importance};
 use crate::policy::{self, Action, EditOrder, Outcome, Policy};
+use crate::record::{self, Started};
 use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified, json};
 use crate::ruling::{self, Edited, Looked};
 use crate::subject::{self, Source, Subject};
@@ -184,8 +185,14 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let edited = reload(&draft, &subject)?;
     let verified = verify(&subject, &edited, &ablate, &config.settings)?;
 
-    let mut report =
-        audit::report(&subject, &found, &config.how, &descriptions, config.seed, &config.settings)?;
+    let mut report = record::report(
+        &subject,
+        &found,
+        &config.how,
+        &descriptions,
+        config.seed,
+        &config.settings,
+    )?;
     if let Some(policy) = &policy {
         ruling::enter(&mut report, policy, checked, &importance)?;
     }
@@ -266,7 +273,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     if let Some(out) = &config.out {
         if !sites.is_empty() {
             let of = |unit: &Unit| importance.get(unit).copied();
-            audit::write(out, &subject, &found.exemplars, &descriptions, of, false)?;
+            record::write(out, &subject, &found.exemplars, &descriptions, of, false)?;
         }
         if let Some((table, figure)) = &curve {
             write_whole(&out.join("curve.csv"), table.as_bytes())?;

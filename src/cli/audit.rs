@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::policy::{self, PolicyCommand};
 use super::{Bars, Output, Policing, Shared};
 use crate::audit::{self, Config};
+use crate::record::Shown;
 use crate::report::{self, scores};
 use crate::{cli, usage};
 
@@ -30,6 +31,9 @@ struct Audit {
     /// The policy: a file, one in policies/, or a built-in one (`milan-audit policy show` lists them)
     #[arg(long, value_name = "FILE", env = "MILAN_POLICY")]
     policy: Option<String>,
+    /// Also show what units fire on, in the HTML report and as files: of those that match, or of all
+    #[arg(long, value_name = "WHICH", env = "MILAN_PICTURES", num_args = 0..=1, default_missing_value = "matching")]
+    pictures: Option<Shown>,
     #[command(flatten)]
     policing: Policing,
     #[command(flatten)]
@@ -145,6 +149,7 @@ fn program_named(name: &str) -> clap::Command {
 fn audit(it: Audit) -> anyhow::Result<(u8, String)> {
     let shared = &it.shared;
     let mut config = config(shared)?;
+    config.pictures = it.pictures;
     config.asked = it.policing.asked(it.policy, shared)?;
     let bars = Bars::new(shared.progress, shared.quiet)?;
     let report = audit::audit(&config, &|stage, done, all| bars.show(stage, done, all))?;
@@ -176,5 +181,6 @@ fn config(shared: &Shared) -> anyhow::Result<Config> {
         seed: shared.seed,
         out: if shared.dry_run { None } else { Some(shared.out()) },
         export: shared.export.is_some(),
+        pictures: None,
     })
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 
 use crate::describe::{Describer, How};
+use crate::error::Failure;
 use crate::policy::check::find;
 use crate::policy::matcher::Trace;
 use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
@@ -152,7 +153,11 @@ fn check(names: &[String], locked: bool, output: Option<Printed>) -> anyhow::Res
             Some(Printed::Json) => {
                 if let Some(mistakes) = error.downcast_ref::<crate::toml_file::Mistakes>() {
                     cli::print(&mistakes.json()?)?;
-                    return Err(usage!("{error:#}").context("mistakes are on stdout"));
+                    let failure = error.downcast_ref::<Failure>();
+                    return Err(cli::ended(
+                        2,
+                        format!("error: {}", failure.map_or("", |it| &it.message)),
+                    ));
                 }
                 Err(error)
             }
@@ -216,7 +221,7 @@ fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow
     let policy = policy::load(&name, false)?;
     match output {
         Some(Printed::Json) => cli::print(&(serde_json::to_string_pretty(&policy)? + "\n")),
-        None if resolved => cli::print(&toml::to_string_pretty(&policy)?),
+        None if resolved => cli::print(&toml::to_string(&policy)?),
         None => {
             let path = &policy.files[0].path;
             match path.strip_prefix("preset:").and_then(presets::find) {

@@ -8,6 +8,7 @@ pub mod export;
 pub mod mask;
 pub mod spread;
 pub mod store;
+pub mod strip;
 pub mod tail;
 
 mod buckets;

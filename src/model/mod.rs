@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 
-use crate::inconclusive;
-use crate::weights::Weights;
+use crate::error::{Failure, Kind};
+use crate::weights::{SourceFile, Weights};
 use graph::Graph;
 use run::Network;
 
@@ -36,6 +36,20 @@ pub struct Model {
     pub network: Network,
     /// What the user should know, such as tensors that nothing reads.
     pub warnings: Vec<String>,
+}
+
+/// Weights that are no numbers; an audit reports them.
+#[derive(Debug, thiserror::Error)]
+#[error("values that are not finite (NaN or infinite): {where_}; train or export the model anew")]
+pub struct NotFinite {
+    pub arch: String,
+    pub files: Vec<SourceFile>,
+    /// Of the checkpoint.
+    pub tensors: usize,
+    /// Values that are not finite.
+    pub count: u64,
+    /// In which tensors, in words.
+    pub where_: String,
 }
 
 impl Model {
@@ -56,21 +70,30 @@ impl Model {
         let Recognised { name, graph, prefix, unread } =
             recognise(&shapes, arch).with_context(|| format!("cannot use {source}"))?;
 
-        let mut not_finite = Vec::new();
+        let (mut not_finite, mut count) = (Vec::new(), 0);
         let network = Network::new(graph, device, |tensor| {
             let tensor = format!("{prefix}{tensor}");
             let values = weights.read(&tensor)?;
             match count_not_finite(&values)? {
                 0 => {}
-                n => not_finite.push(format!("`{tensor}` has {n}")),
+                n => {
+                    not_finite.push(format!("`{tensor}` has {n}"));
+                    count += n as u64;
+                }
             }
             Ok(values)
         })?;
         if !not_finite.is_empty() {
-            return Err(inconclusive!(
-                "cannot use {source}: values that are not finite (NaN or infinite): {}; train or export the model anew",
-                not_finite.join(", ")
-            ));
+            let refused = NotFinite {
+                arch: name,
+                files: weights.files().to_vec(),
+                tensors: weights.tensors().len(),
+                count,
+                where_: not_finite.join(", "),
+            };
+            let message = format!("cannot use {source}");
+            let failure = Failure { kind: Kind::Inconclusive, message };
+            return Err(anyhow::Error::new(refused).context(failure));
         }
 
         let mut warnings = weights.warnings().to_vec();

@@ -5,6 +5,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, Tab
 use super::table::word;
 use super::{AccuracyReport, EditReport, Report, RuleReport, TestReport, Verdict};
 use crate::evaluate::ClassAccuracy;
+use crate::policy::{CheckStatus, ExceptionStatus};
 
 /// One line under the header, and no other.
 const STYLE: TableStyle =
@@ -40,6 +41,11 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
             line(format!("… and {} more; all are in report.json", rule.units.len() - MAX_UNITS));
         }
     }
+    let held: Vec<String> = gate_lines(report).chain(exception_lines(report)).collect();
+    if !held.is_empty() {
+        line(String::new());
+        held.iter().flat_map(|it| wrapped(it, width)).for_each(&mut line);
+    }
     if !report.layers.is_empty() {
         line(String::new());
         line(layers_table(report, width).trim_fmt());
@@ -71,8 +77,8 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
     if let Some(out) = &report.run.out {
         line(shortened(&format!("Everything is in {}", out.display()), width));
     }
-    if let Some(next) = next_step(report) {
-        line(shortened(&next, width));
+    for next in next_step(report).iter().flat_map(|it| it.lines()) {
+        line(shortened(next, width));
     }
     text
 }
@@ -119,6 +125,32 @@ fn rules_table(report: &Report, width: usize) -> Table {
     }
     right(&mut table, 3..7);
     table
+}
+
+/// What is not as the gates want it, and how many are.
+fn gate_lines(report: &Report) -> impl Iterator<Item = String> {
+    let of = |status| report.gates.iter().filter(move |it| it.status == status);
+    let n_passed = of(CheckStatus::Passed).count();
+    let not = report.gates.iter().filter(|it| {
+        matches!(it.status, CheckStatus::Violated | CheckStatus::Warned | CheckStatus::Inconclusive)
+    });
+    let not = not.map(|it| format!("gate {} {}: {}", it.id, word(&it.status), it.why));
+    let asked = 1 < report.gates.len(); // That of finite weights is always there.
+    not.chain((asked && 0 < n_passed).then(|| format!("{} passed", counted(n_passed, "gate"))))
+}
+
+fn exception_lines(report: &Report) -> impl Iterator<Item = String> {
+    let used = report.exceptions.iter().filter(|it| it.status == ExceptionStatus::Used);
+    used.map(|it| {
+        let until =
+            if it.expires == "never" { "for good".into() } else { format!("until {}", it.expires) };
+        format!(
+            "excepted from {}: {} {until}: {}",
+            it.rule,
+            counted(it.covered.len(), "unit"),
+            it.reason
+        )
+    })
 }
 
 fn units_table(rule: &RuleReport, width: usize) -> Table {
@@ -288,7 +320,19 @@ fn next_step(report: &Report) -> Option<String> {
     let policy = policy.path.strip_prefix("preset:").unwrap_or(&policy.path);
     match (report.verdict, &report.edit) {
         (Verdict::Violated, None) => {
-            Some(format!("Next: milan-edit --policy {policy} writes a model without these units"))
+            let rule = report.rules.iter().find(|it| !it.units.is_empty())?;
+            let unit = rule.units.first()?;
+            let out = report
+                .run
+                .out
+                .as_ref()
+                .filter(|it| it.as_path() != std::path::Path::new("reports/demo"));
+            let at = out
+                .map_or_else(String::new, |it| format!(" --report {}/report.json", it.display()));
+            Some(format!(
+                "Why one matches: milan-audit policy explain {} {}:{}{at}\nNext: milan-edit --policy {policy} writes a model without these units",
+                rule.id, unit.layer, unit.unit
+            ))
         }
         _ => None,
     }

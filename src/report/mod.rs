@@ -60,6 +60,44 @@ pub struct Report {
     pub run: Run,
 }
 
+impl Report {
+    /// Of a run that has found nothing yet.
+    pub fn new(
+        model: ModelReport,
+        data: DataReport,
+        descriptions: DescriptionsReport,
+        run: Run,
+    ) -> Report {
+        Report {
+            schema: SCHEMA.to_owned(),
+            complete: true,
+            verdict: Verdict::Inconclusive,
+            exit_code: Verdict::Inconclusive.exit_code(),
+            why: vec![],
+            tool: Tool {
+                name: env!("CARGO_PKG_NAME").to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            policy: None,
+            model,
+            data,
+            descriptions,
+            coverage: Coverage::default(),
+            layers: vec![],
+            rules: vec![],
+            gates: vec![],
+            exceptions: vec![],
+            accuracy: None,
+            tests: vec![],
+            controls: vec![],
+            edit: None,
+            units: vec![],
+            warnings: vec![],
+            run,
+        }
+    }
+}
+
 pub const SCHEMA: &str = "milan-report/1";
 
 /// How a run came out.
@@ -351,4 +389,17 @@ pub fn read(path: &std::path::Path) -> anyhow::Result<Report> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| usage!("cannot read the report {}: {error}", path.display()))?;
     serde_json::from_str(&text).map_err(|error| usage!("{} is no report: {error}", path.display()))
+}
+
+/// Where a run's folder has what a unit fires on, to be looked at.
+pub fn picture_path(out: &std::path::Path, unit: &Unit) -> PathBuf {
+    let layer = unit.site.replace(['/', '\\'], "_");
+    out.join("pictures").join(layer).join(format!("{}.jpg", unit.channel))
+}
+
+/// The pictures of a run's folder, by `layer:unit`; none where it has none.
+pub fn pictures(report: &Report, out: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+    let units = report.units.iter().map(|it| Unit::new(&it.layer, it.unit));
+    let read = |it: Unit| Some((it.to_string(), std::fs::read(picture_path(out, &it)).ok()?));
+    units.filter_map(read).collect()
 }

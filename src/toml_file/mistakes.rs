@@ -77,10 +77,13 @@ impl Mistakes {
             let title = Level::ERROR.primary_title(it.message.as_str()).id(it.code);
             let mut groups = vec![Group::with_title(title).element(snippet)];
             if let Some(instead) = &it.instead {
-                let patch = Snippet::source(text)
-                    .path(path.as_str())
-                    .patch(Patch::new(span, instead.as_str()));
-                let title = Level::HELP.secondary_title("this is known");
+                // A value stands in its quotes, a key does not.
+                let quote = text.get(span.clone()).and_then(|it| it.chars().next());
+                let quote =
+                    quote.filter(|it| ['"', '\''].contains(it)).map_or("".into(), String::from);
+                let patch = Patch::new(span, format!("{quote}{instead}{quote}"));
+                let patch = Snippet::source(text).path(path.as_str()).patch(patch);
+                let title = Level::HELP.secondary_title("there is a similar one");
                 groups.push(Group::with_title(title).element(patch));
             }
             renderer.render(&groups)

@@ -109,6 +109,7 @@ fn audit(config: &Config, model: &str, data: &str, describer: Describer, scratch
         layers: vec![],
         how: How { describer, compat: false, sentence_encoder: None },
         asked: Default::default(),
+        pictures: None,
         settings: Settings {
             batch_size: BATCH,
             threads: config.threads,

@@ -23,6 +23,7 @@ const ORDER: &[&str] = &[
     "subject",
     "importance",
     "ruling",
+    "record",
     "sweep",
     "measure",
     "audit",

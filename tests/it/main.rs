@@ -13,6 +13,7 @@ mod layers;
 mod milan;
 mod mistakes;
 mod pictures;
+mod policies;
 mod programs;
 mod support;
 mod train;

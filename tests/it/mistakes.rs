@@ -19,14 +19,25 @@ fn mistakes_of_the_user_end_with_2_and_one_line() {
         at,
         &["--policy", "bad.toml"],
         2,
-        "error: bad.toml:5:7: unknown key `max-unit` in [rule.limit]; did you mean `max-units`?",
+        "error[unknown-key]: unknown key `max-unit` in [rule.limit]
+ --> bad.toml:5:7
+  |
+5 | limit.max-unit = 3
+  |       ^^^^^^^^
+  |
+help: there is a similar one
+  |
+5 | limit.max-units = 3
+  |               +
+
+error: the policy bad.toml has 1 mistake",
     );
     check_error(
         "milan-audit",
         at,
         &["--policy", "nosuch"],
         2,
-        "error: there is no policy `nosuch`, neither as a file nor in policies/; built in are faces, text",
+        "error: there is no policy `nosuch`, neither as a file nor in policies/; built in are faces, people, text, watermark-and-logos, skin-tone-and-body, religion-and-symbols, license-plates-and-identity, medical, nudity-and-violence, colour",
     );
     check_error(
         "milan-audit",
@@ -122,11 +133,27 @@ fn what_cannot_be_concluded_ends_with_3_and_one_line() {
     nan[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(at.join("nan.safetensors"), nan).unwrap();
     let ran = run("milan-audit", at, &own("nan.safetensors"));
-    assert_eq!(ran.code, 3);
+    assert_eq!(ran.code, 1, "the policy's gate decides");
+    assert!(
+        ran.stderr.starts_with("violated: nan: values that are not finite (NaN or infinite): `")
+            && ran.stderr.contains("` has 1;"),
+        "{}",
+        ran.stderr
+    );
+    let report = std::fs::read_to_string(at.join("reports/nan/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(
+        (&report["verdict"], &report["model"]["nan_count"]),
+        (&"violated".into(), &1.into())
+    );
+    let mut allowed = own("nan.safetensors").to_vec();
+    allowed.extend(["-A", "nan"]);
+    let ran = run("milan-audit", at, &allowed);
+    assert_eq!(ran.code, 3, "nothing can be measured");
     assert!(
         ran.stderr.starts_with(
             "error: cannot use nan.safetensors: values that are not finite (NaN or infinite): `"
-        ) && ran.stderr.contains("` has 1;"),
+        ),
         "{}",
         ran.stderr
     );
