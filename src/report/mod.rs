@@ -1,6 +1,7 @@
 //! Results out: plain structs, and one file a format. Never sees a tensor.
 
 mod curve;
+mod html;
 mod human;
 mod scores;
 mod table;
@@ -23,6 +24,7 @@ use crate::usage;
 use crate::weights::{Change, SourceFile};
 
 pub use curve::{By, Curve, Point};
+pub use html::html;
 pub use human::{human, new_table, right};
 pub use scores::{scores, scores_csv};
 pub use table::{csv, word};

@@ -7,6 +7,7 @@ mod edits;
 mod exemplars;
 mod files;
 mod graphs;
+mod html;
 #[cfg(feature = "hub")]
 mod hub;
 mod layers;
