@@ -21,6 +21,7 @@ fn main() -> anyhow::Result<()> {
             data: arguments.next(),
             classes: None,
             offline: true,
+            cache: None,
             device: Device::Cpu,
             exact: false,
             scratch: scratch.path().to_owned(),

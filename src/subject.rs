@@ -26,6 +26,8 @@ pub struct Source {
     /// A file with one class name a line, in the order of the network's outputs.
     pub classes: Option<PathBuf>,
     pub offline: bool,
+    /// Where models of the Hub are kept; `None` is where its own programs keep them.
+    pub cache: Option<PathBuf>,
     pub device: Device,
     /// Whether every convolution is computed as it is defined, without Winograd's transforms.
     pub exact: bool,
@@ -52,7 +54,7 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
     };
     let path = match (&demo, source.model.strip_prefix("hf:")) {
         (Some(demo), _) => demo.clone(),
-        (None, Some(_)) => hub::resolve(&source.model, source.offline)?,
+        (None, Some(_)) => hub::resolve(&source.model, source.offline, source.cache.as_deref())?,
         (None, None) => PathBuf::from(&source.model),
     };
     let weights = Weights::open(&path)?;

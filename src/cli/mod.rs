@@ -94,6 +94,9 @@ pub struct Shared {
     /// Never use the network; models come from the local cache
     #[arg(long, env = "MILAN_OFFLINE")]
     pub offline: bool,
+    /// Where models of the Hub are kept [default: where its own programs keep them]
+    #[arg(long, value_name = "DIR", env = "MILAN_CACHE")]
+    pub cache: Option<PathBuf>,
     /// Colour in the terminal
     #[arg(long, value_name = "WHEN", env = "MILAN_COLOR", default_value = "auto")]
     pub color: When,
@@ -251,6 +254,7 @@ impl Shared {
             data: self.data.clone(),
             classes: self.classes.clone(),
             offline: self.offline,
+            cache: self.cache.clone(),
             device: device(&self.device)?,
             exact: self.exact,
             scratch: self.out(),
@@ -457,6 +461,26 @@ mod tests {
         ] {
             assert_eq!(model_name(model), wanted);
         }
+    }
+
+    /// Every option, of every command of every program.
+    #[test]
+    fn every_option_has_its_environment_variable() {
+        fn check(command: &clap::Command, path: &str, missing: &mut Vec<String>) {
+            for arg in command.get_arguments().filter(|it| it.get_env().is_none()) {
+                let long = arg.get_long().filter(|it| !["help", "version"].contains(it));
+                missing.extend(long.map(|it| format!("{path} --{it}")));
+            }
+            for it in command.get_subcommands() {
+                check(it, &format!("{path} {}", it.get_name()), missing);
+            }
+        }
+        let mut missing = vec![];
+        for command in [audit::command(), edit::command(), train::command()] {
+            command.clone().debug_assert();
+            check(&command, command.get_name(), &mut missing);
+        }
+        assert_eq!(missing, [] as [&str; 0]);
     }
 
     #[test]

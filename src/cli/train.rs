@@ -35,22 +35,22 @@ enum Command {
 #[derive(Args)]
 struct Classifier {
     /// Labelled pictures: a folder of class folders, or demo:N:SEED:SPLIT
-    #[arg(long, value_name = "D")]
+    #[arg(long, env = "MILAN_TRAIN_DATA", value_name = "D")]
     data: String,
     /// The architecture: small_resnet10, or a cifar_resnet with `_b`
-    #[arg(long, value_name = "NAME", default_value = crate::model::zoo::SMALL)]
+    #[arg(long, env = "MILAN_TRAIN_ARCH", value_name = "NAME", default_value = crate::model::zoo::SMALL)]
     arch: String,
     /// Pictures that accuracy is measured on at the end. Repeatable
-    #[arg(long, value_name = "NAME=D", value_delimiter = ',')]
+    #[arg(long, env = "MILAN_TRAIN_TEST", value_name = "NAME=D", value_delimiter = ',')]
     test: Vec<String>,
     /// How often the pictures are gone through
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "MILAN_TRAIN_EPOCHS", value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     epochs: u16,
     /// The folder of the model and its card
-    #[arg(long, value_name = "DIR", default_value = "classifier")]
+    #[arg(long, env = "MILAN_TRAIN_OUT", value_name = "DIR", default_value = "classifier")]
     out: PathBuf,
     /// The seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "MILAN_TRAIN_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     running: Running,
@@ -60,10 +60,10 @@ struct Classifier {
 #[derive(Args)]
 struct Running {
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "MILAN_TRAIN_THREADS", value_name = "N")]
     threads: Option<usize>,
     /// Progress bars on stderr
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, env = "MILAN_TRAIN_PROGRESS", value_name = "WHEN", default_value = "auto")]
     progress: When,
 }
 
@@ -77,29 +77,29 @@ impl Running {
 #[derive(Args)]
 struct Describer {
     /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "MILAN_TRAIN_ANNOTATIONS", value_name = "PATH")]
     annotations: PathBuf,
     /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MILAN_TRAIN_EXEMPLARS", value_name = "FILE")]
     exemplars: Option<PathBuf>,
     /// The pictures that exemplars and regions count, in the order of their file names
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "MILAN_TRAIN_IMAGES", value_name = "DIR")]
     images: Option<PathBuf>,
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "MILAN_TRAIN_SENTENCE_ENCODER", value_name = "DIR")]
     sentence_encoder: PathBuf,
     /// The network that looks at pictures: any known one, as safetensors
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MILAN_TRAIN_ENCODER", value_name = "FILE")]
     encoder: PathBuf,
     /// Regions whose names are known, to learn those too: a folder with regions.csv and regions.safetensors, or
     /// demo:N:SEED:SPLIT. Repeatable
-    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    #[arg(long, env = "MILAN_TRAIN_REGIONS", value_name = "DIR", value_delimiter = ',')]
     regions: Vec<String>,
     /// The folder of the describer, its card, and finished stages, from which a run goes on
-    #[arg(long, value_name = "DIR", default_value = "describer")]
+    #[arg(long, env = "MILAN_TRAIN_OUT", value_name = "DIR", default_value = "describer")]
     out: PathBuf,
     /// The seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "MILAN_TRAIN_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     running: Running,
@@ -109,41 +109,41 @@ struct Describer {
 struct Evaluate {
     /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
     #[arg(
-        long,
+        long, env = "MILAN_TRAIN_ANNOTATIONS",
         value_name = "PATH",
         required_unless_present = "drawn",
         requires = "sentence_encoder"
     )]
     annotations: Option<PathBuf>,
     /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
-    #[arg(long, value_name = "FILE", requires = "annotations")]
+    #[arg(long, env = "MILAN_TRAIN_EXEMPLARS", value_name = "FILE", requires = "annotations")]
     exemplars: Option<PathBuf>,
     /// The pictures that exemplars and regions count, in the order of their file names
-    #[arg(long, value_name = "DIR", requires = "annotations")]
+    #[arg(long, env = "MILAN_TRAIN_IMAGES", value_name = "DIR", requires = "annotations")]
     images: Option<PathBuf>,
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
-    #[arg(long, value_name = "DIR", requires = "annotations")]
+    #[arg(long, env = "MILAN_TRAIN_SENTENCE_ENCODER", value_name = "DIR", requires = "annotations")]
     sentence_encoder: Option<PathBuf>,
     /// Judge it where the truth is known: on drawn pictures, demo:N:SEED:SPLIT, and planted units
-    #[arg(long, value_name = "D", num_args = 0..=1, default_missing_value = "demo:300:3:mixed")]
+    #[arg(long, env = "MILAN_TRAIN_DRAWN", value_name = "D", num_args = 0..=1, default_missing_value = "demo:300:3:mixed")]
     drawn: Option<String>,
     /// The describer [default: the built-in one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MILAN_TRAIN_DESCRIBER", value_name = "FILE")]
     describer: Option<PathBuf>,
     /// Regions whose names are known: does the critic find the units that fire there? As for training
-    #[arg(long, value_name = "DIR", requires = "network", requires = "annotations")]
+    #[arg(long, env = "MILAN_TRAIN_REGIONS", value_name = "DIR", requires = "network", requires = "annotations")]
     regions: Option<String>,
     /// The network whose units are held against the regions
-    #[arg(long, value_name = "FILE", requires = "regions")]
+    #[arg(long, env = "MILAN_TRAIN_NETWORK", value_name = "FILE", requires = "regions")]
     network: Option<PathBuf>,
     /// Its layers, as patterns [default: its architecture's own choice]
-    #[arg(long, value_name = "GLOB", value_delimiter = ',', requires = "network")]
+    #[arg(long, env = "MILAN_TRAIN_LAYERS", value_name = "GLOB", value_delimiter = ',', requires = "network")]
     layers: Vec<String>,
     /// Also write the tables as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MILAN_TRAIN_JSON", value_name = "FILE")]
     json: Option<PathBuf>,
     /// Where features are kept [default: not kept]
-    #[arg(long, value_name = "DIR", requires = "annotations")]
+    #[arg(long, env = "MILAN_TRAIN_WORK", value_name = "DIR", requires = "annotations")]
     work: Option<PathBuf>,
     #[command(flatten)]
     running: Running,

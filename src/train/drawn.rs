@@ -102,6 +102,7 @@ fn audit(config: &Config, model: &str, data: &str, describer: Describer, scratch
             data: Some(data.to_owned()),
             classes: None,
             offline: true,
+            cache: None,
             device: Device::Cpu,
             exact: false,
             scratch: scratch.to_owned(),

@@ -14,10 +14,12 @@ struct Spec<'a> {
     revision: &'a str,
 }
 
-/// The folder that holds a model of the Hub: from the local cache, else downloaded unless `offline`.
-pub fn resolve(spec: &str, offline: bool) -> anyhow::Result<PathBuf> {
+/// The folder that holds a model of the Hub: from the local cache (`None`: where the Hub's own programs keep it), else
+/// downloaded unless `offline`.
+pub fn resolve(spec: &str, offline: bool, cache: Option<&Path>) -> anyhow::Result<PathBuf> {
     let spec = parse(spec)?;
-    let cache = cache_folder(&|name| std::env::var(name).ok());
+    let own = || cache_folder(&|name| std::env::var(name).ok());
+    let cache = cache.map_or_else(own, Path::to_owned);
     if let Some(snapshot) = cached(&cache, &spec) {
         return Ok(snapshot);
     }

@@ -1,6 +1,7 @@
 //! The one integration binary: a module a subject.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod ci;
 mod demo;
 mod describer;
 mod edits;
