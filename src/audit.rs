@@ -88,6 +88,9 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
             report.why = vec![why.to_owned()];
         }
     }
+    if !importance.is_empty() {
+        report.importance = policy.as_ref().map(Policy::importance);
+    }
     report.units = ruling::units(&descriptions, &importance);
     report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
     report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());

@@ -17,7 +17,7 @@ use crate::measure::{self, Measured};
 use crate::model::Model;
 use crate::model::run::{Ablate, Compute, Network, Untapped};
 use crate::pass::{self, Probe, Progress, Settings};
-use crate::policy::gates::{Gate, Importance};
+use crate::policy::{Gate, Importance};
 use crate::policy::{self, Action, EditOrder, Outcome, Policy};
 use crate::record::{self, Started};
 use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified, json};
@@ -160,8 +160,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         [] => candidates.iter().map(|it| it.unit.clone()).collect(),
         _ => all.clone(),
     };
-    let by = policy.as_ref().and_then(|it| it.gates.accuracy);
-    let by = by.map_or(Importance::Ablation, |it| it.importance);
+    let by = policy.as_ref().map_or(Importance::Ablation, Policy::importance);
     let with =
         Measure { subject: &subject, val, exemplars: &found.exemplars, settings: &config.settings };
     let mut importance = asked_importance;
@@ -196,6 +195,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     if let Some(policy) = &policy {
         ruling::enter(&mut report, policy, checked, &importance)?;
     }
+    report.importance = (!importance.is_empty()).then_some(by);
     report.units = ruling::units(&descriptions, &importance);
     let effect = policy.as_ref().and_then(|it| it.gates.effect.as_ref());
     let measured = Measured {

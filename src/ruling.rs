@@ -11,7 +11,7 @@ use crate::importance::{self, Measure};
 use crate::model::graph::Extent;
 use crate::pass::{Progress, Settings};
 use crate::policy::check::{Checked, candidates};
-use crate::policy::gates::{Gate, Importance, Metric};
+use crate::policy::gates::{Gate, Metric};
 use crate::policy::{self, CheckStatus, Facts, Level, Outcome, Policy, Rule, Similarities};
 use crate::report::{
     AccuracyReport, Control, Coverage, PolicyReport, Report, RuleReport, TestReport, UnitFacts,
@@ -136,9 +136,8 @@ pub fn hold(
         today,
     };
     let asked = candidates(policy, &facts);
-    let by = policy.gates.accuracy.map_or(Importance::Ablation, |it| it.importance);
     let with = Measure { subject, val: &subject.probe, exemplars, settings };
-    let importance = importance::importance(by, &asked, &with, progress)?;
+    let importance = importance::importance(policy.importance(), &asked, &with, progress)?;
     let mut checked = policy::check(policy, &Facts { importance: &importance, ..facts });
     // A model with values that are not finite is not even opened.
     checked.gates.insert(0, Gate::new("nan", policy.gates.nan, Some(0.), Some(0.), None));

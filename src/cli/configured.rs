@@ -170,7 +170,7 @@ impl File<'_> {
     fn values(&mut self, arg: &Arg, name: &str, value: &Value<'_>) -> Option<Vec<String>> {
         let takes_many = matches!(arg.get_action(), ArgAction::Append);
         let one = |file: &mut Self, value: &Value<'_>| match value.get_ref() {
-            DeValue::String(text) => Some(file.from_folder(name, text)),
+            DeValue::String(text) => Some(file.resolved(name, text)),
             DeValue::Integer(number) => Some(number.to_string()),
             DeValue::Float(number) => Some(number.to_string()),
             DeValue::Boolean(flag) => Some(flag.to_string()),
@@ -186,7 +186,7 @@ impl File<'_> {
     }
 
     /// A path, meant from the folder of the file; anything else as it is.
-    fn from_folder(&self, name: &str, text: &str) -> String {
+    fn resolved(&self, name: &str, text: &str) -> String {
         if !PATHS.contains(&name) {
             return text.to_owned();
         }

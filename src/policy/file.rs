@@ -190,14 +190,14 @@ impl Loader {
                 let message =
                     format!("{path} is another file than was agreed on: its sha256 is {digest}");
                 reader.walker.mistake("other-file", at, message);
-                return None;
+                None
             }
             None if self.locked => {
                 let message = format!(
                     "--locked wants to know which file: {{ path = \"{named}\", sha256 = \"{digest}\" }}"
                 );
                 reader.walker.mistake("not-pinned", at, message);
-                return None;
+                None
             }
             _ => Some(self.file(&text, &path, gates)),
         }

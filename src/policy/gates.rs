@@ -73,7 +73,7 @@ pub enum Metric {
 }
 
 /// How important a unit is, and what is measured for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Importance {
     /// The top-1 that zeroing it alone costs (Hernandez et al. 2022, section 7).

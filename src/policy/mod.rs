@@ -26,7 +26,7 @@ use matcher::Matcher;
 pub use check::{CheckStatus, Facts, Finding, Observed, Outcome, check};
 pub use exceptions::{ExceptionOutcome, ExceptionStatus};
 pub use file::load;
-pub use gates::{Gate, Gates};
+pub use gates::{Gate, Gates, Importance};
 pub use matcher::Similarities;
 
 /// What it means when something is not as the policy wants it.
@@ -217,6 +217,11 @@ impl std::fmt::Display for UnitPattern {
 }
 
 impl Policy {
+    /// By what its rules hold units for important.
+    pub fn importance(&self) -> Importance {
+        self.gates.accuracy.map_or(Importance::Ablation, |it| it.importance)
+    }
+
     /// The phrases whose evidence its rules ask for, each once.
     pub fn evidence_phrases(&self) -> Vec<String> {
         let all = self.rules.iter().flat_map(|rule| &rule.matcher.evidence);

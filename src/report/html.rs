@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use markup::{Html, Shown, cells, markup};
 
+use super::human::points;
 use super::table::word;
 use super::{Report, RuleReport, TestReport, UnitReport, Verdict};
 use crate::evaluate::ClassAccuracy;
@@ -226,16 +227,6 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", 100. * share)
 }
 
-/// A difference of shares in percentage points, with its sign.
-fn points(difference: f64) -> String {
-    let points = format!("{:.2}", 100. * difference.abs());
-    match points.trim_matches(['0', '.']).is_empty() {
-        true => points,
-        false if difference < 0. => format!("−{points}"),
-        false => format!("+{points}"),
-    }
-}
-
 /// `[−2.70, +0.10]`
 fn interval(ci95: [f64; 2]) -> String {
     format!("[{}, {}]", points(ci95[0]), points(ci95[1]))
@@ -368,10 +359,10 @@ fn rule(rule: &RuleReport) -> Html {
         let line = place.line.to_string();
         notes += markup!("<p class=\"note\"><code>{}:{}</code></p>\n", place.path, line);
     }
-    let mut units = matching(&format!("units that {} matches", rule.id), &rule.units);
+    let mut units = matching(report, &format!("units that {} matches", rule.id), &rule.units);
     if !rule.excepted.is_empty() {
         units += markup!("<h3>{} excepted</h3>\n", counted(rule.excepted.len(), "unit"));
-        units += matching(&format!("units excepted from {}", rule.id), &rule.excepted);
+        units += matching(report, &format!("units excepted from {}", rule.id), &rule.excepted);
     }
     markup!(
         "<article class=\"card rule {}\">
@@ -394,7 +385,7 @@ fn rule(rule: &RuleReport) -> Html {
 }
 
 /// Units that a rule matches.
-fn matching(label: &str, units: &[UnitReport]) -> Html {
+fn matching(report: &Report, label: &str, units: &[UnitReport]) -> Html {
     if units.is_empty() {
         return Html::default();
     }
@@ -405,7 +396,7 @@ fn matching(label: &str, units: &[UnitReport]) -> Html {
         ("confidence", "number"),
     ];
     if units.iter().any(|it| it.importance.is_some()) {
-        columns.push(("importance, points", "number"));
+        columns.push((report.importance_name(), "number"));
     }
     let row = |it: &UnitReport| {
         let cells = cells![
@@ -413,7 +404,7 @@ fn matching(label: &str, units: &[UnitReport]) -> Html {
             it.description,
             it.matched,
             format!("{:.2}", it.confidence),
-            it.importance.map(points),
+            it.importance.map(|it| report.important(it)),
         ];
         (String::new(), cells)
     };

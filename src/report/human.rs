@@ -36,7 +36,7 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
     }
     for rule in report.rules.iter().filter(|rule| !rule.units.is_empty()) {
         line(String::new());
-        line(units_table(rule, width).trim_fmt());
+        line(units_table(report, rule, width).trim_fmt());
         if MAX_UNITS < rule.units.len() {
             line(format!("… and {} more; all are in report.json", rule.units.len() - MAX_UNITS));
         }
@@ -153,11 +153,11 @@ fn exception_lines(report: &Report) -> impl Iterator<Item = String> {
     })
 }
 
-fn units_table(rule: &RuleReport, width: usize) -> Table {
+fn units_table(report: &Report, rule: &RuleReport, width: usize) -> Table {
     let measured = rule.units.iter().any(|unit| unit.importance.is_some());
     let mut header = vec![rule.id.as_str(), "confidence", "description"];
     if measured {
-        header.insert(2, "importance, points");
+        header.insert(2, report.importance_name());
     }
     let mut table = new_table(width, &header);
     for unit in rule.units.iter().take(MAX_UNITS) {
@@ -167,7 +167,7 @@ fn units_table(rule: &RuleReport, width: usize) -> Table {
             shortened(&unit.description, MAX_TEXT),
         ];
         if measured {
-            row.insert(2, unit.importance.map_or(String::new(), points));
+            row.insert(2, unit.importance.map_or(String::new(), |it| report.important(it)));
         }
         table.add_row(row);
     }
@@ -368,7 +368,7 @@ fn percent(share: f64) -> String {
 }
 
 /// A difference of shares in percentage points, with its sign.
-fn points(difference: f64) -> String {
+pub(super) fn points(difference: f64) -> String {
     let points = format!("{:.2}", 100. * difference.abs());
     match points.trim_matches(['0', '.']).is_empty() {
         true => points,

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::data::Skipped;
 use crate::evaluate::Accuracy;
 use crate::policy::{
-    CheckStatus, ExceptionOutcome, Finding, Gate, Level, Limit, Observed, Place, PolicyFile,
+    CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place, PolicyFile,
 };
 use crate::unit::{Description, Reading, Status, Unit};
 use crate::usage;
@@ -55,6 +55,8 @@ pub struct Report {
     pub tests: Vec<TestReport>,
     pub controls: Vec<Control>,
     pub edit: Option<EditReport>,
+    /// By what units are important, where that was measured.
+    pub importance: Option<Importance>,
     /// Everything that was looked at, in the order of the network.
     pub units: Vec<UnitFacts>,
     /// What the user should know and no verdict depends on.
@@ -63,6 +65,23 @@ pub struct Report {
 }
 
 impl Report {
+    /// An importance in words: points of accuracy, or a share of the greatest.
+    pub fn important(&self, importance: f64) -> String {
+        match self.importance {
+            None | Some(Importance::Ablation) => human::points(importance),
+            _ => format!("{importance:.2}"),
+        }
+    }
+
+    /// What the numbers of [`important`](Report::important) are called.
+    pub fn importance_name(&self) -> &'static str {
+        match self.importance {
+            None | Some(Importance::Ablation) => "importance, points",
+            Some(Importance::WeightNorm) => "weights' length, of the greatest",
+            Some(Importance::Activation) => "activation, of the greatest",
+        }
+    }
+
     /// Of a run that has found nothing yet.
     pub fn new(
         model: ModelReport,
@@ -93,6 +112,7 @@ impl Report {
             tests: vec![],
             controls: vec![],
             edit: None,
+            importance: None,
             units: vec![],
             warnings: vec![],
             run,
@@ -209,7 +229,7 @@ pub struct UnitReport {
     pub unit: usize,
     pub description: String,
     pub confidence: f32,
-    /// The accuracy that zeroing it alone costs, where that was measured.
+    /// By the report's measure of it; of ablation the accuracy that zeroing it alone costs, 0..=1.
     pub importance: Option<f64>,
     pub matched: String,
 }

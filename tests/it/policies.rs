@@ -350,3 +350,58 @@ fn every_option_has_its_environment_variable_and_every_program_its_pages() {
         assert!(at.join("pages").join(page).is_file(), "{page}");
     }
 }
+
+/// What milan-edit is held against: the accuracy, other units, and the edited model itself.
+#[test]
+fn an_edit_is_held_against_the_gates_of_its_policy() {
+    let (folder, _) = planted_files();
+    let at = folder.path();
+    let edit = |gates: &str, arguments: &[&str]| {
+        let text = format!(
+            "policy-version = 1\n[[rule]]\nid = \"text\"\nmatch.any = [\"text\"]\nedit.action = \"zero\"\n{gates}"
+        );
+        std::fs::write(at.join("edit.toml"), text).unwrap();
+        let own = ["--policy", "edit.toml", "--controls", "0", "--output", "json", "--force"];
+        let ran = run("milan-edit", at, &[own.as_slice(), arguments].concat());
+        let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+        let status = |id: &str| {
+            let gates = report["gates"].as_array().cloned().unwrap_or_default();
+            gates.iter().find(|it| it["id"] == id).map(|it| it["status"].as_str().unwrap().to_owned())
+        };
+        (ran.code, ran.stderr.clone(), status("accuracy.max-drop"), status("effect"), status("residual"))
+    };
+    let strict = edit("[gate.accuracy]\nmax-drop = 0.01\nmax-class-drop = 0.9\nmin-images = 10\n", &[]);
+    assert_eq!((strict.0, strict.2.as_deref()), (1, Some("violated")), "{}", strict.1);
+    assert!(strict.1.contains("accuracy.max-drop: top-1 falls by"), "{}", strict.1);
+    assert!(!at.join("model-edited.safetensors").exists());
+    let few = edit("[gate.accuracy]\nmax-drop = 0.9\nmin-images = 1000\n", &[]);
+    assert_eq!(few.0, 3, "{}", few.1);
+    let loose = edit(
+        "[gate.accuracy]\nmax-drop = 0.9\nmax-drop-upper = 0.95\n[gate.effect]\nrandom-controls = 2\nmin-gap = 0.0\nlevel = \"warn\"\n[gate.residual]\nlevel = \"warn\"\n",
+        &[],
+    );
+    assert_eq!((loose.0, loose.2.as_deref()), (0, Some("passed")), "{}", loose.1);
+    assert!(loose.3.is_some_and(|it| it != "inconclusive") && loose.4.is_some());
+    assert!(at.join("model-edited.safetensors").exists());
+    // Units that are spared are left, and the gate finds them.
+    let spared = edit("[gate.residual]\n", &["--max-units", "1"]);
+    assert_eq!((spared.0, spared.4.as_deref()), (1, Some("violated")), "{}", spared.1);
+    assert!(edit("", &["--order", "confidence"]).0 == 0);
+    let prune = run("milan-edit", at, &["--policy", "edit.toml"]);
+    assert_eq!(prune.code, 2, "the file is there already");
+}
+
+/// A built-in policy never changes under its revision: who pinned it would get another verdict.
+#[test]
+fn built_in_policies_are_those_of_their_revisions() {
+    let found: Vec<String> = presets::PRESETS
+        .iter()
+        .map(|it| {
+            let policy = policy::file::parse(it.text, it.name).unwrap();
+            // What it says counts, not how it is commented.
+            let says = serde_json::to_string(&policy).unwrap();
+            format!("{}@{} {}", it.name, it.revision, &milan::files::sha256(says.as_bytes())[..16])
+        })
+        .collect();
+    check_file("tests/data/policies/revisions.txt", &(found.join("\n") + "\n"));
+}

@@ -24,6 +24,10 @@ function points(difference) {
   return Number(text) === 0 ? text : (difference < 0 ? "−" : "+") + text;
 }
 
+// Of ablation, the accuracy that zeroing a unit costs; else a share of the greatest.
+const costs = !["weight-norm", "activation"].includes(report.importance);
+const importance = (it) => (costs ? points(it) : it.toFixed(2));
+
 // ---- The units, with everything that is known of each.
 
 const zeroed = new Set(report.edit?.units ?? []);
@@ -100,7 +104,7 @@ function row(unit, place) {
     cell("name", unit.name), cell("status", el("i", { class: unit.status }), unit.status),
     cell("description", unit.description || "—"),
     cell("number", unit.confidence === null ? "" : unit.confidence.toFixed(2)),
-    cell("number", unit.importance === null ? "" : points(unit.importance)), cell("rules", rules));
+    cell("number", unit.importance === null ? "" : importance(unit.importance)), cell("rules", rules));
   element.style.top = `${place * rowHeight()}px`;
   return element;
 }
@@ -254,7 +258,8 @@ function openDetail(unit) {
     measured("Readings", unit.readings.map((it) => [it.text, it.confidence]), words),
     measured("Evidence", unit.evidence, words),
     unit.importance !== null && [el("h3", {}, "Importance"),
-      el("p", {}, `Zeroing it alone changes top-1 by ${points(-unit.importance)} points.`)],
+      el("p", {}, costs ? `Zeroing it alone changes top-1 by ${points(-unit.importance)} points.`
+        : `${importance(unit.importance)} by ${report.importance}, where the greatest of its layer has 1.`)],
     zeroed.has(unit.name) && el("p", {}, el("span", { class: "chip zeroed" }, "zeroed"), " The edit set it to zero."),
     refused.has(unit.name) && el("p", {}, `Left alone: ${refused.get(unit.name)}`)].flat().filter(Boolean));
   $("place").textContent = place === undefined ? "" : `${grouped(place + 1)} of ${grouped(state.found.length)}`;
