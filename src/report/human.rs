@@ -359,16 +359,16 @@ pub fn right(table: &mut Table, columns: std::ops::Range<usize>) {
 }
 
 /// `1 unit`, `3 units`.
-fn counted(n: usize, what: &str) -> String {
+pub(super) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.2} %", 100. * share)
 }
 
 /// A difference of shares in percentage points, with its sign.
-fn points(difference: f64) -> String {
+pub(super) fn points(difference: f64) -> String {
     let points = format!("{:.2}", 100. * difference.abs());
     match points.trim_matches(['0', '.']).is_empty() {
         true => points,
