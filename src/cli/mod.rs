@@ -371,11 +371,10 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn render(format: Format, report: &Report, color: bool) -> anyhow::Result<String> {
-    Ok(match format {
-        Format::Human => report::human(report, 100, color),
-        Format::Json => report::json(report)?,
-        Format::Csv => report::csv(report)?,
-    })
+    match format {
+        Format::Human => Ok(report::human(report, 100, color)),
+        _ => format.write(report),
+    }
 }
 
 /// Ends a program: the exit code, and on stderr the one line that says why it is not 0. Mistakes in a file are shown

@@ -359,11 +359,11 @@ pub fn right(table: &mut Table, columns: std::ops::Range<usize>) {
 }
 
 /// `1 unit`, `3 units`.
-fn counted(n: usize, what: &str) -> String {
+pub(super) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.2} %", 100. * share)
 }
 

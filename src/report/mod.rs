@@ -1,8 +1,19 @@
 //! Results out: plain structs, and one file a format. Never sees a tensor.
 
+mod annotations;
+mod card;
+mod concise;
 mod curve;
+mod cyclonedx;
+mod diff;
 mod html;
 mod human;
+mod intoto;
+mod issue;
+mod jsonl;
+mod junit;
+mod sarif;
+mod saved;
 mod scores;
 mod table;
 
@@ -11,6 +22,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context;
+use jiff::civil::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,13 +31,24 @@ use crate::evaluate::Accuracy;
 use crate::policy::{
     CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place, PolicyFile,
 };
+use crate::toml_file::closest;
 use crate::unit::{Description, Reading, Status, Unit};
 use crate::usage;
 use crate::weights::{Change, SourceFile};
 
+pub use annotations::{github, gitlab};
+pub use card::{card, update_card};
+pub use concise::concise;
 pub use curve::{By, Curve, Point};
+pub use cyclonedx::cyclonedx;
+pub use diff::{Diff, diff};
 pub use html::html;
 pub use human::{human, new_table, right};
+pub use intoto::in_toto;
+pub use jsonl::jsonl;
+pub use junit::junit;
+pub use sarif::sarif;
+pub use saved::read;
 pub use scores::{scores, scores_csv};
 pub use table::{csv, word};
 
@@ -63,6 +86,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     pub run: Run,
 }
+
+pub const SCHEMA: &str = "milan-report/1";
 
 impl Report {
     /// An importance in words: points of accuracy, or a share of the greatest.
@@ -118,9 +143,41 @@ impl Report {
             run,
         }
     }
-}
 
-pub const SCHEMA: &str = "milan-report/1";
+    /// The last part of what the verdict is on, without its ending: `resnet18`.
+    fn name(&self) -> String {
+        let written = self.edit.iter().find_map(|it| it.output.as_ref());
+        let path = match written {
+            Some(output) => output.path.display().to_string(),
+            None if self.model.source.starts_with("hf:") => {
+                self.model.source.split('@').next().unwrap_or_default().to_owned()
+            }
+            None => self.model.source.clone(),
+        };
+        let last = path.trim_end_matches(['/', '\\']).rsplit(['/', '\\', ':']).next();
+        let last = last.filter(|it| !it.is_empty()).unwrap_or("model");
+        last.strip_suffix(".safetensors").unwrap_or(last).to_owned()
+    }
+
+    /// Name and sha256 of each file that the verdict is on: those that an edit wrote, else the model's.
+    fn subject(&self) -> Vec<(String, &str)> {
+        match self.edit.iter().find_map(|it| it.output.as_ref()) {
+            Some(output) => {
+                output.sha256.iter().map(|(name, sha256)| (name.clone(), sha256.as_str())).collect()
+            }
+            None => self.source_files(),
+        }
+    }
+
+    /// Name and sha256 of each file of the model that was looked at.
+    fn source_files(&self) -> Vec<(String, &str)> {
+        let name = |it: &SourceFile| match it.path.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => it.path.display().to_string(),
+        };
+        self.model.files.iter().map(|it| (name(it), it.sha256.as_str())).collect()
+    }
+}
 
 /// How a run came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,40 +434,97 @@ pub struct Run {
     pub out: Option<PathBuf>,
 }
 
+impl Run {
+    /// Date and time, in UTC, so many seconds after the run began.
+    fn at(&self, seconds: f64) -> anyhow::Result<DateTime> {
+        let since_1970 = (self.started as f64 + seconds.max(0.)) as i64;
+        let time = jiff::Timestamp::from_second(since_1970)
+            .context("the run began in no year that there is")?;
+        Ok(jiff::tz::Offset::UTC.to_datetime(time))
+    }
+}
+
 /// A way to write a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For a terminal.
     Human,
+    /// One line a finding.
+    Concise,
     /// The whole report.
     Json,
+    /// The same as a stream of lines.
+    Jsonl,
     /// One line a unit that a rule matches.
     Csv,
+    /// For code scanning.
+    Sarif,
+    /// For CI systems, as the result of tests.
+    Junit,
+    /// Workflow commands, which GitHub shows beside the lines of a change.
+    Github,
+    /// The Code Quality report of GitLab.
+    Gitlab,
+    /// A section for a model card.
+    Md,
+    /// A statement to be signed.
+    InToto,
+    /// A bill of materials.
+    Cyclonedx,
+}
+
+const FORMATS: &[(&str, Format)] = &[
+    ("human", Format::Human),
+    ("concise", Format::Concise),
+    ("json", Format::Json),
+    ("jsonl", Format::Jsonl),
+    ("csv", Format::Csv),
+    ("sarif", Format::Sarif),
+    ("junit", Format::Junit),
+    ("github", Format::Github),
+    ("gitlab", Format::Gitlab),
+    ("md", Format::Md),
+    ("in-toto", Format::InToto),
+    ("cyclonedx", Format::Cyclonedx),
+];
+
+impl Format {
+    /// The report in this format: that for a terminal 100 columns wide and without colour.
+    pub fn write(self, report: &Report) -> anyhow::Result<String> {
+        match self {
+            Format::Human => Ok(human(report, 100, false)),
+            Format::Concise => concise(report),
+            Format::Json => json(report),
+            Format::Jsonl => jsonl(report),
+            Format::Csv => csv(report),
+            Format::Sarif => sarif(report),
+            Format::Junit => junit(report),
+            Format::Github => github(report),
+            Format::Gitlab => gitlab(report),
+            Format::Md => card(report),
+            Format::InToto => in_toto(report),
+            Format::Cyclonedx => cyclonedx(report),
+        }
+    }
 }
 
 impl FromStr for Format {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Format> {
-        Ok(match text {
-            "human" => Format::Human,
-            "json" => Format::Json,
-            "csv" => Format::Csv,
-            _ => return Err(usage!("`{text}` is no report format; there are human, json, csv")),
-        })
+        if let Some((_, format)) = FORMATS.iter().find(|(name, _)| *name == text) {
+            return Ok(*format);
+        }
+        let names: Vec<&str> = FORMATS.iter().map(|(name, _)| *name).collect();
+        let like = closest(text, &names);
+        let like = like.map_or(String::new(), |it| format!("; did you mean `{it}`?"));
+        Err(usage!("`{text}` is no report format; there are {}{like}", names.join(", ")))
     }
 }
 
 /// `report.json`.
 pub fn json(report: &Report) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(report).context("a report is not JSON")? + "\n")
-}
-
-/// A saved `report.json`.
-pub fn read(path: &std::path::Path) -> anyhow::Result<Report> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| usage!("cannot read the report {}: {error}", path.display()))?;
-    serde_json::from_str(&text).map_err(|error| usage!("{} is no report: {error}", path.display()))
 }
 
 /// Where a run's folder has what a unit fires on, to be looked at.

@@ -7,6 +7,7 @@ mod describer;
 mod edits;
 mod exemplars;
 mod files;
+mod formats;
 mod graphs;
 mod html;
 #[cfg(feature = "hub")]
