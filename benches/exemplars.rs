@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
         data: Some(images.clone()),
         classes: None,
         offline: true,
-            cache: None,
+        cache: None,
         device: Device::Cpu,
         exact: false,
         scratch: PathBuf::new(),

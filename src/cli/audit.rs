@@ -1,14 +1,17 @@
 //! `milan-audit`: describes every unit of a vision model and holds the descriptions against a policy.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::policy::{self, PolicyCommand};
+use super::policy::{self, PolicyCommand, Printed};
 use super::{Bars, Output, Policing, Shared};
 use crate::audit::{self, Config};
+use crate::files::write_whole;
 use crate::record::Shown;
 use crate::report::{self, scores};
 use crate::{cli, usage};
@@ -74,6 +77,29 @@ enum Command {
             required = true
         )]
         to: Vec<Output>,
+        /// Show the pictures that the run left in its folder
+        #[arg(long, env = "MILAN_CONVERT_PICTURES")]
+        pictures: bool,
+    },
+    /// Compare two saved reports; ends with 1 when the new one is worse
+    ///
+    /// Worse is a rule or gate with a worse status, and a unit that a rule to deny or warn matches only now.
+    Diff {
+        /// The older report.json
+        old: PathBuf,
+        /// The newer one
+        new: PathBuf,
+        /// As JSON
+        #[arg(long, value_name = "FORMAT", env = "MILAN_DIFF_OUTPUT")]
+        output: Option<Printed>,
+    },
+    /// Write a saved report into a model card
+    Card {
+        /// A report.json
+        report: PathBuf,
+        /// The card, such as README.md: the section between its markers is replaced, or added at the end
+        #[arg(long, value_name = "FILE", env = "MILAN_CARD_WRITE")]
+        write: Option<PathBuf>,
     },
     /// Print the completions of a shell
     Completions {
@@ -113,9 +139,30 @@ fn run(cli: Cli) -> anyhow::Result<(u8, String)> {
         Some(Command::Run(it)) => audit(*it),
         Some(Command::Score { phrases, most, shared }) => score(&phrases, most, &shared),
         Some(Command::Policy(it)) => policy::run(it),
-        Some(Command::Convert { report, to }) => {
-            let report = report::read(&report)?;
-            to.iter().try_for_each(|it| cli::write(it, &report, false))?;
+        Some(Command::Convert { report: path, to, pictures }) => {
+            let report = report::read(&path)?;
+            let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+            let pictures = match folder {
+                Some(folder) if pictures => report::pictures(&report, folder),
+                _ => Default::default(),
+            };
+            to.iter().try_for_each(|it| cli::write(it, &report, &pictures, false))?;
+            Ok(done)
+        }
+        Some(Command::Diff { old, new, output }) => {
+            let diff = report::diff(&report::read(&old)?, &report::read(&new)?);
+            cli::print(&match output {
+                Some(Printed::Json) => diff.json()?,
+                None => diff.human(),
+            })?;
+            Ok((u8::from(diff.worse), format!("worse: {}", diff.why.join("; "))))
+        }
+        Some(Command::Card { report, write }) => {
+            let section = report::card(&report::read(&report)?)?;
+            match write {
+                Some(path) => update(&path, &section)?,
+                None => cli::print(&section)?,
+            }
             Ok(done)
         }
         Some(Command::Completions { shell, program }) => {
@@ -138,6 +185,18 @@ fn run(cli: Cli) -> anyhow::Result<(u8, String)> {
     }
 }
 
+/// Puts a section into a card, which is made where there is none.
+fn update(path: &Path, section: &str) -> anyhow::Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        text => text.map_err(|error| usage!("cannot read the card {}: {error}", path.display()))?,
+    };
+    let updated = report::update_card(&text, section)
+        .with_context(|| format!("cannot update {}", path.display()))?;
+    write_whole(path, updated.as_bytes())?;
+    cli::print(&format!("wrote {}\n", path.display()))
+}
+
 fn program_named(name: &str) -> clap::Command {
     match name {
         "milan-edit" => super::edit::command(),
@@ -153,7 +212,7 @@ fn audit(it: Audit) -> anyhow::Result<(u8, String)> {
     config.asked = it.policing.asked(it.policy, shared)?;
     let bars = Bars::new(shared.progress, shared.quiet)?;
     let report = audit::audit(&config, &|stage, done, all| bars.show(stage, done, all))?;
-    cli::publish(shared, &report)?;
+    cli::publish(shared, &report, config.pictures.is_some())?;
     Ok((report.exit_code, audit::why(&report)))
 }
 

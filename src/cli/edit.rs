@@ -130,7 +130,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(u8, String)> {
         out: if shared.dry_run { None } else { Some(shared.out()) },
     };
     let report = revise::revise(&config, &|stage, done, all| bars.show(stage, done, all))?;
-    cli::publish(shared, &report)?;
+    cli::publish(shared, &report, false)?;
     Ok((report.exit_code, audit::why(&report)))
 }
 

@@ -8,6 +8,7 @@ mod bars;
 mod configured;
 mod policy;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,7 +71,8 @@ pub struct Shared {
     /// The run's folder [default: `reports/MODEL`]
     #[arg(long, value_name = "DIR", env = "MILAN_OUT")]
     pub out: Option<PathBuf>,
-    /// A report besides those in the run's folder: human, json or csv; `-` is stdout. Repeatable
+    /// A report besides those in the run's folder: human, concise, json, jsonl, csv, sarif, junit, github, gitlab, md,
+    /// html, in-toto, cyclonedx; `-` is stdout. Repeatable
     #[arg(long, value_name = "FORMAT=PATH", env = "MILAN_OUTPUT", value_delimiter = ',')]
     pub output: Vec<Output>,
     /// Also write the exemplars as the reference implementation does
@@ -337,23 +339,34 @@ fn device(name: &str) -> anyhow::Result<Device> {
     })
 }
 
-/// Writes the reports that were asked for: the terminal's unless another one goes to stdout.
-pub fn publish(shared: &Shared, report: &Report) -> anyhow::Result<()> {
+/// Writes the reports that were asked for: the terminal's unless another one goes to stdout. With `pictures` a page
+/// shows those of the run's folder.
+pub fn publish(shared: &Shared, report: &Report, pictures: bool) -> anyhow::Result<()> {
     let color = shared.colored();
+    let pictures = match &report.run.out {
+        Some(out) if pictures => report::pictures(report, out),
+        _ => BTreeMap::new(),
+    };
     let (files, shown): (Vec<&Output>, Vec<&Output>) =
         shared.output.iter().partition(|it| it.path.is_some());
     if !shared.dry_run {
-        files.into_iter().try_for_each(|it| write(it, report, false))?;
+        files.into_iter().try_for_each(|it| write(it, report, &pictures, false))?;
     }
     if shown.is_empty() && !shared.quiet {
-        return write(&Output { format: Format::Human, path: None }, report, color);
+        let terminal = Output { format: Format::Human, path: None };
+        return write(&terminal, report, &pictures, color);
     }
-    shown.into_iter().try_for_each(|it| write(it, report, color))
+    shown.into_iter().try_for_each(|it| write(it, report, &pictures, color))
 }
 
 /// Writes a report where it is wanted.
-pub fn write(output: &Output, report: &Report, color: bool) -> anyhow::Result<()> {
-    let text = render(output.format, report, color)?;
+fn write(
+    output: &Output,
+    report: &Report,
+    pictures: &BTreeMap<String, Vec<u8>>,
+    color: bool,
+) -> anyhow::Result<()> {
+    let text = output.format.write(report, pictures, color)?;
     match &output.path {
         Some(path) => write_whole(path, text.as_bytes()),
         None => print(&text),
@@ -367,13 +380,6 @@ pub fn print(text: &str) -> anyhow::Result<()> {
             Err(error).context("cannot write to stdout")
         }
         _ => Ok(()),
-    }
-}
-
-fn render(format: Format, report: &Report, color: bool) -> anyhow::Result<String> {
-    match format {
-        Format::Human => Ok(report::human(report, 100, color)),
-        _ => format.write(report),
     }
 }
 

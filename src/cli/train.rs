@@ -109,7 +109,8 @@ struct Describer {
 struct Evaluate {
     /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
     #[arg(
-        long, env = "MILAN_TRAIN_ANNOTATIONS",
+        long,
+        env = "MILAN_TRAIN_ANNOTATIONS",
         value_name = "PATH",
         required_unless_present = "drawn",
         requires = "sentence_encoder"
@@ -122,7 +123,12 @@ struct Evaluate {
     #[arg(long, env = "MILAN_TRAIN_IMAGES", value_name = "DIR", requires = "annotations")]
     images: Option<PathBuf>,
     /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
-    #[arg(long, env = "MILAN_TRAIN_SENTENCE_ENCODER", value_name = "DIR", requires = "annotations")]
+    #[arg(
+        long,
+        env = "MILAN_TRAIN_SENTENCE_ENCODER",
+        value_name = "DIR",
+        requires = "annotations"
+    )]
     sentence_encoder: Option<PathBuf>,
     /// Judge it where the truth is known: on drawn pictures, demo:N:SEED:SPLIT, and planted units
     #[arg(long, env = "MILAN_TRAIN_DRAWN", value_name = "D", num_args = 0..=1, default_missing_value = "demo:300:3:mixed")]
@@ -131,13 +137,25 @@ struct Evaluate {
     #[arg(long, env = "MILAN_TRAIN_DESCRIBER", value_name = "FILE")]
     describer: Option<PathBuf>,
     /// Regions whose names are known: does the critic find the units that fire there? As for training
-    #[arg(long, env = "MILAN_TRAIN_REGIONS", value_name = "DIR", requires = "network", requires = "annotations")]
+    #[arg(
+        long,
+        env = "MILAN_TRAIN_REGIONS",
+        value_name = "DIR",
+        requires = "network",
+        requires = "annotations"
+    )]
     regions: Option<String>,
     /// The network whose units are held against the regions
     #[arg(long, env = "MILAN_TRAIN_NETWORK", value_name = "FILE", requires = "regions")]
     network: Option<PathBuf>,
     /// Its layers, as patterns [default: its architecture's own choice]
-    #[arg(long, env = "MILAN_TRAIN_LAYERS", value_name = "GLOB", value_delimiter = ',', requires = "network")]
+    #[arg(
+        long,
+        env = "MILAN_TRAIN_LAYERS",
+        value_name = "GLOB",
+        value_delimiter = ',',
+        requires = "network"
+    )]
     layers: Vec<String>,
     /// Also write the tables as JSON
     #[arg(long, env = "MILAN_TRAIN_JSON", value_name = "FILE")]

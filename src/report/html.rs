@@ -313,10 +313,10 @@ fn why(report: &Report) -> Vec<String> {
 }
 
 fn rules(report: &Report) -> Html {
-    report.rules.iter().map(rule).collect()
+    report.rules.iter().map(|it| rule(report, it)).collect()
 }
 
-fn rule(rule: &RuleReport) -> Html {
+fn rule(report: &Report, rule: &RuleReport) -> Html {
     let (limits, observed) = (&rule.limits, &rule.observed);
     let at_most = |limit: Option<String>| match limit {
         Some(limit) => format!("at most {limit}"),

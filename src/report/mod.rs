@@ -29,7 +29,8 @@ use serde_json::Value;
 use crate::data::Skipped;
 use crate::evaluate::Accuracy;
 use crate::policy::{
-    CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place, PolicyFile,
+    CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place,
+    PolicyFile,
 };
 use crate::toml_file::closest;
 use crate::unit::{Description, Reading, Status, Unit};
@@ -444,6 +445,9 @@ impl Run {
     }
 }
 
+/// Of a terminal.
+pub const COLUMNS: usize = 100;
+
 /// A way to write a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -467,6 +471,8 @@ pub enum Format {
     Gitlab,
     /// A section for a model card.
     Md,
+    /// A page that loads nothing.
+    Html,
     /// A statement to be signed.
     InToto,
     /// A bill of materials.
@@ -484,15 +490,22 @@ const FORMATS: &[(&str, Format)] = &[
     ("github", Format::Github),
     ("gitlab", Format::Gitlab),
     ("md", Format::Md),
+    ("html", Format::Html),
     ("in-toto", Format::InToto),
     ("cyclonedx", Format::Cyclonedx),
 ];
 
 impl Format {
-    /// The report in this format: that for a terminal 100 columns wide and without colour.
-    pub fn write(self, report: &Report) -> anyhow::Result<String> {
+    /// The report in this format. `pictures` are shown on a page, by `layer:unit`; a terminal is `COLUMNS` wide.
+    pub fn write(
+        self,
+        report: &Report,
+        pictures: &BTreeMap<String, Vec<u8>>,
+        color: bool,
+    ) -> anyhow::Result<String> {
         match self {
-            Format::Human => Ok(human(report, 100, false)),
+            Format::Human => Ok(human(report, COLUMNS, color)),
+            Format::Html => html(report, pictures),
             Format::Concise => concise(report),
             Format::Json => json(report),
             Format::Jsonl => jsonl(report),

@@ -44,11 +44,23 @@ fn the_gate_ends_as_the_audit_does_and_keeps_its_reports() {
     std::fs::write(at.join("policy.toml"), POLICY).unwrap();
     let loose = POLICY.to_owned() + "limit.max-units = 100\n";
     std::fs::write(at.join("loose.toml"), loose).unwrap();
-    let own = [("MODEL", "model.safetensors"), ("DATA", "pictures"), ("POLICY", "policy.toml"), ("OUT", "out")];
+    let own = [
+        ("MODEL", "model.safetensors"),
+        ("DATA", "pictures"),
+        ("POLICY", "policy.toml"),
+        ("OUT", "out"),
+    ];
     let gate = recipe("gate.sh");
     let (code, text) = shell(at, &gate, &own);
     assert_eq!(code, 1, "{text}");
-    for name in ["milan.sarif", "milan.junit.xml", "milan.codequality.json", "summary.md", "report.html", "report.json"] {
+    for name in [
+        "milan.sarif",
+        "milan.junit.xml",
+        "milan.codequality.json",
+        "summary.md",
+        "report.html",
+        "report.json",
+    ] {
         assert!(at.join("out").join(name).is_file(), "{name}");
     }
     let mut passing = own.to_vec();
@@ -85,7 +97,9 @@ fn the_action_annotates_summarises_and_fails() {
     let (code, text) = shell(at, &script, &variables);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("::error "), "{text}");
-    assert!(std::fs::read_to_string(at.join("summary.md")).unwrap().contains("## Model Examination"));
+    assert!(
+        std::fs::read_to_string(at.join("summary.md")).unwrap().contains("## Model Examination")
+    );
 }
 
 #[test]
@@ -95,7 +109,8 @@ fn the_hooks_run_on_policies() {
     std::fs::create_dir(at.join("policies")).unwrap();
     std::fs::write(at.join("policies/own.toml"), POLICY).unwrap();
     let hooks = recipe("pre-commit-config.yaml");
-    let entries: Vec<&str> = hooks.lines().filter_map(|it| it.trim().strip_prefix("entry: ")).collect();
+    let entries: Vec<&str> =
+        hooks.lines().filter_map(|it| it.trim().strip_prefix("entry: ")).collect();
     assert_eq!(entries.len(), 2);
     for entry in entries {
         let (code, text) = shell(at, &format!("{entry} policies/own.toml"), &[]);

@@ -140,7 +140,10 @@ fn the_same_findings_give_the_same_bytes() {
     let timed = ["startTimeUtc", "endTimeUtc", "<testsuite", "\"type\":\"run\""];
     for name in FORMATS.iter().filter(|it| !["human", "json"].contains(it)) {
         let format: Format = name.parse().unwrap();
-        let (first, second) = (format.write(&sample()).unwrap(), format.write(&later).unwrap());
+        let (first, second) = (
+            format.write(&sample(), &Default::default(), false).unwrap(),
+            format.write(&later, &Default::default(), false).unwrap(),
+        );
         assert_eq!(first.lines().count(), second.lines().count(), "{name}");
         for (a, b) in first.lines().zip(second.lines()) {
             assert!(a == b || timed.iter().any(|it| a.contains(it)), "{name}: {a}\n{b}");

@@ -366,11 +366,21 @@ fn an_edit_is_held_against_the_gates_of_its_policy() {
         let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         let status = |id: &str| {
             let gates = report["gates"].as_array().cloned().unwrap_or_default();
-            gates.iter().find(|it| it["id"] == id).map(|it| it["status"].as_str().unwrap().to_owned())
+            gates
+                .iter()
+                .find(|it| it["id"] == id)
+                .map(|it| it["status"].as_str().unwrap().to_owned())
         };
-        (ran.code, ran.stderr.clone(), status("accuracy.max-drop"), status("effect"), status("residual"))
+        (
+            ran.code,
+            ran.stderr.clone(),
+            status("accuracy.max-drop"),
+            status("effect"),
+            status("residual"),
+        )
     };
-    let strict = edit("[gate.accuracy]\nmax-drop = 0.01\nmax-class-drop = 0.9\nmin-images = 10\n", &[]);
+    let strict =
+        edit("[gate.accuracy]\nmax-drop = 0.01\nmax-class-drop = 0.9\nmin-images = 10\n", &[]);
     assert_eq!((strict.0, strict.2.as_deref()), (1, Some("violated")), "{}", strict.1);
     assert!(strict.1.contains("accuracy.max-drop: top-1 falls by"), "{}", strict.1);
     assert!(!at.join("model-edited.safetensors").exists());

@@ -103,7 +103,6 @@ pub(super) use {cells, markup};
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn markup_escapes_what_is_text() {
