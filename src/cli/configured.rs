@@ -110,11 +110,13 @@ fn from_file(
             }
         }
     }
+    let here = std::env::current_dir().unwrap_or_default();
+    let shown = path.strip_prefix(here).unwrap_or(path).display().to_string();
     let mut mistakes = Mistakes::default();
-    mistakes.add(&path.display().to_string(), &text, file.walker.mistakes);
+    mistakes.add(&shown, &text, file.walker.mistakes);
     match mistakes.is_empty() {
         true => Ok(command),
-        false => Err(mistakes.into_error(&path.display().to_string())),
+        false => Err(mistakes.into_error(&shown)),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod presets;
 
 mod exceptions;
 mod read;
+mod read_gates;
 
 use std::collections::BTreeSet;
 
