@@ -34,7 +34,7 @@ pub enum Selection {
     /// Those described with any of these words, by stem.
     Matching(Vec<String>),
     /// Those that rules with `edit.action = "zero"` match.
-    Policy(ruling::Asked),
+    Policy,
     /// Just these.
     Units(Vec<Unit>),
 }
@@ -45,6 +45,8 @@ pub struct Config {
     pub layers: Vec<String>,
     pub how: How,
     pub selection: Selection,
+    /// The policy, where it selects, and how strictly gates are held.
+    pub asked: ruling::Asked,
     /// Pictures by which units are ranked and chosen; `None` is the probing pictures.
     pub val: Option<String>,
     /// Named pictures that are only measured; none means the probing pictures themselves.
@@ -80,7 +82,7 @@ const TOLERANCE: f64 = 1e-4;
 /// ablated network and no gate is violated.
 pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
-    let policy = load_policy(&config.selection)?;
+    let policy = load_policy(config)?;
     let order = order(config, policy.as_ref())?;
     check_order(config, order)?;
     config.settings.exemplars.check()?;
@@ -125,10 +127,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         Selection::Units(_) => vec![],
         _ => audit::describe(&subject, &found.exemplars, &asked, progress)?,
     };
-    let today = match &config.selection {
-        Selection::Policy(asked) => asked.today(),
-        _ => ruling::Asked::default().today(),
-    };
+    let today = config.asked.today();
     let looked = Looked {
         subject: &subject,
         exemplars: &found.exemplars,
@@ -142,6 +141,29 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         None => Default::default(),
     };
 
+    if let Some(gate) = policy.as_ref().and_then(|it| too_many(config, it, &checked.outcomes)) {
+        let mut report = record::report(
+            &subject,
+            &found,
+            &config.how,
+            &descriptions,
+            config.seed,
+            &config.settings,
+        )?;
+        if let Some(policy) = &policy {
+            ruling::enter(&mut report, policy, checked, &asked_importance)?;
+        }
+        report.gates.push(gate);
+        report.units = ruling::units(&descriptions, &asked_importance);
+        judge(config, &mut report);
+        report.run =
+            started.finish(config.seed, &config.source, &config.settings, config.out.clone());
+        report.run.today = today.to_string();
+        if let Some(out) = &config.out {
+            write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
+        }
+        return Ok(report);
+    }
     let mut candidates = candidates(config, policy.as_ref(), &checked.outcomes)?;
     let named: Vec<Unit> = candidates.iter().map(|it| it.unit.clone()).collect();
     let possible = plan(subject.model.graph(), &subject.model.prefix, &named)?;
@@ -233,22 +255,14 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             accuracy: report.accuracy.as_ref(),
             tests: &report.tests,
             controls: &report.controls,
-            residual: residual.as_deref(),
+            residual: residual.as_ref(),
         };
         let gates = ruling::edit_gates(&policy.gates, &edited);
         report.gates.retain(|it| !["accuracy", "effect", "residual"].contains(&it.id.as_str()));
         report.gates.extend(gates);
     }
     report.gates.extend(max_drop(config, &report));
-    let strict = match &config.selection {
-        Selection::Policy(asked) => asked.clone(),
-        _ => ruling::Asked::default(),
-    };
-    // Rules are held against the model as it was; what is left of it is for the gates.
-    (report.verdict, report.why) =
-        ruling::verdict(&[], &report.gates, &report.coverage, strict.fail_on_warn);
-    report.why.iter_mut().for_each(|it| it.push_str("; nothing was written"));
-    report.exit_code = ruling::exit_code(report.verdict, strict.exit_zero);
+    judge(config, &mut report);
     let publishes = report.verdict == Verdict::Passed && !config.dry_run;
     report.edit = Some(EditReport {
         units: plan.units,
@@ -284,13 +298,13 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     Ok(report)
 }
 
-fn load_policy(selection: &Selection) -> anyhow::Result<Option<Policy>> {
-    Ok(match selection {
+fn load_policy(config: &Config) -> anyhow::Result<Option<Policy>> {
+    Ok(match &config.selection {
         Selection::Matching(words) => {
             Some(policy::from_words(words, policy::file::MIN_CONFIDENCE)?)
         }
-        Selection::Policy(asked) => {
-            let Some(policy) = asked.load()? else { return Ok(None) };
+        Selection::Policy => {
+            let Some(policy) = config.asked.load()? else { return Ok(None) };
             let name = &policy.name;
             if let Some(rule) = policy.rules.iter().find(|it| it.edit.action == Action::Prune) {
                 return Err(usage!(
@@ -328,15 +342,6 @@ fn candidates(
                 if rule.edit.action != Action::Zero {
                     continue;
                 }
-                if let Some(max) = rule.edit.max_units
-                    && max < outcome.findings.len()
-                {
-                    return Err(inconclusive!(
-                        "rule {} matches {} units, and its edit.max-units allows {max} to be zeroed; nothing was written",
-                        rule.id,
-                        outcome.findings.len()
-                    ));
-                }
                 outcome.findings.iter().for_each(|it| add(&it.unit, Some(it.confidence)));
             }
         }
@@ -349,6 +354,33 @@ fn candidates(
         ));
     }
     Ok(candidates)
+}
+
+/// The gate of the first rule that matches more units than may be zeroed for it.
+fn too_many(config: &Config, policy: &Policy, outcomes: &[Outcome]) -> Option<Gate> {
+    let rules = policy.rules.iter().zip(outcomes).filter(|it| it.0.edit.action == Action::Zero);
+    let over = rules.filter_map(|(rule, outcome)| {
+        let max = rule.edit.max_units?;
+        let n = outcome.findings.len().min(config.max_units.unwrap_or(usize::MAX));
+        let why = || {
+            format!(
+                "rule {} matches {n} units, and its edit.max-units allows {max} to be zeroed",
+                rule.id
+            )
+        };
+        let (limit, observed) = (Some(max as f64), Some(n as f64));
+        (max < n)
+            .then(|| Gate::new("edit.max-units", policy::Level::Deny, limit, observed, Some(why())))
+    });
+    over.into_iter().next()
+}
+
+/// The verdict on an edit. Rules are held against the model as it was; what is left of it is for the gates.
+fn judge(config: &Config, report: &mut Report) {
+    let strict = config.asked.fail_on_warn;
+    (report.verdict, report.why) = ruling::verdict(&[], &report.gates, &report.coverage, strict);
+    report.why.iter_mut().for_each(|it| it.push_str("; nothing was written"));
+    report.exit_code = report.verdict.exit_code();
 }
 
 /// In which order units go: as the user says, else as the rules to zero say, which must agree.
@@ -506,7 +538,7 @@ fn max_drop(config: &Config, report: &Report) -> Option<Gate> {
     Some(Gate::new("max-drop", deny, Some(limit), Some(-delta), (limit < -delta).then(why)))
 }
 
-/// The units of the edited model that rules to zero still match.
+/// The units of the edited model that rules to zero still match, or why that is not known.
 fn residual(
     policy: &Policy,
     edited: &Network,
@@ -514,7 +546,7 @@ fn residual(
     looked: &Looked<'_>,
     asked: &Asked<'_>,
     progress: Progress<'_>,
-) -> anyhow::Result<Vec<Unit>> {
+) -> anyhow::Result<Result<Vec<Unit>, String>> {
     let Looked { subject, settings, .. } = *looked;
     let settings = audit::drawing(settings, asked.phrases, asked.seed);
     let untouched = Ablate::default();
@@ -525,7 +557,14 @@ fn residual(
     let looked = Looked { exemplars: &found.exemplars, descriptions: &descriptions, ..*looked };
     let (checked, _) = ruling::hold(policy, &looked, progress)?;
     let rules = policy.rules.iter().zip(checked.outcomes);
-    let left = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);
-    let left: BTreeSet<Unit> = left.flat_map(|(_, it)| it.findings).map(|it| it.unit).collect();
-    Ok(left.into_iter().collect())
+    let zero = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);
+    let mut left = BTreeSet::new();
+    for (rule, outcome) in zero {
+        if outcome.status == policy::CheckStatus::Inconclusive {
+            let why = outcome.why.join(", ");
+            return Ok(Err(format!("of the edited model nothing is known, {}: {why}", rule.id)));
+        }
+        left.extend(outcome.findings.into_iter().map(|it| it.unit));
+    }
+    Ok(Ok(left.into_iter().collect()))
 }

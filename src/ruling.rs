@@ -216,11 +216,14 @@ pub fn verdict(
         violated.extend(of(CheckStatus::Warned));
     }
     let inconclusive = of(CheckStatus::Inconclusive);
+    let held: Vec<&RuleReport> = rules.iter().filter(|it| it.level != Level::Allow).collect();
     if !violated.is_empty() {
         (Verdict::Violated, violated)
     } else if coverage.described == 0 && !rules.is_empty() {
         let why = format!("none of the {} units could be described", coverage.units);
         (Verdict::Inconclusive, vec![why])
+    } else if !held.is_empty() && held.iter().all(|it| it.observed.in_scope == 0) {
+        (Verdict::Inconclusive, vec!["no rule has a unit in its scope".to_owned()])
     } else if !inconclusive.is_empty() {
         (Verdict::Inconclusive, inconclusive)
     } else {
@@ -241,20 +244,24 @@ pub struct Edited<'a> {
     pub accuracy: Option<&'a AccuracyReport>,
     pub tests: &'a [TestReport],
     pub controls: &'a [Control],
-    /// Units of the edited model that an edit should have removed; `None` where it was not described again.
-    pub residual: Option<&'a [Unit]>,
+    /// Units of the edited model that an edit should have removed, or why they are not known; `None` where it was not
+    /// described again.
+    pub residual: Option<&'a Result<Vec<Unit>, String>>,
 }
 
 /// The gates on edits, in the place of those that an audit skips.
 pub fn edit_gates(gates: &policy::Gates, edited: &Edited<'_>) -> Vec<Gate> {
     let mut found = Vec::new();
-    if let Some(wanted) = gates.accuracy {
+    if let Some(wanted) = gates.accuracy.filter(policy::gates::AccuracyGate::asks) {
         found.extend(accuracy_gates(&wanted, edited.accuracy));
     }
     if let Some(wanted) = &gates.effect {
         found.push(effect_gate(wanted, edited));
     }
-    if let (Some(level), Some(left)) = (gates.residual, edited.residual) {
+    if let (Some(level), Some(Err(why))) = (gates.residual, edited.residual) {
+        found.push(Gate::inconclusive("residual", level, Some(0.), why.clone()));
+    }
+    if let (Some(level), Some(Ok(left))) = (gates.residual, edited.residual) {
         let why = || {
             let shown: Vec<String> = left.iter().take(3).map(Unit::to_string).collect();
             let more = if 3 < left.len() { ", …" } else { "" };

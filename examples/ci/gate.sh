@@ -12,6 +12,8 @@ POLICY=${POLICY:-faces@1}
 OUT=${OUT:-reports/gate}
 BASELINE=${BASELINE:-}
 
+# What an earlier run left must not pass for this one's.
+rm -f "$OUT/report.json" "$OUT/milan.sarif" "$OUT/milan.junit.xml" "$OUT/milan.codequality.json" "$OUT/summary.md" "$OUT/report.html"
 milan-audit --model "$MODEL" --data "$DATA" --policy "$POLICY" --out "$OUT" --locked --progress never \
   --output human \
   --output "sarif=$OUT/milan.sarif" \

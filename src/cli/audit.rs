@@ -13,7 +13,7 @@ use super::{Bars, Output, Policing, Shared};
 use crate::audit::{self, Config};
 use crate::files::write_whole;
 use crate::record::Shown;
-use crate::report::{self, scores};
+use crate::report::{self, Verdict, scores};
 use crate::{cli, usage};
 
 /// Describe every unit of a vision model in words and hold them against a policy
@@ -26,6 +26,8 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
+    files: super::Files,
+    #[command(flatten)]
     audit: Audit,
 }
 
@@ -37,6 +39,9 @@ struct Audit {
     /// Also show what units fire on, in the HTML report and as files: of those that match, or of all
     #[arg(long, value_name = "WHICH", env = "MILAN_PICTURES", num_args = 0..=1, default_missing_value = "matching")]
     pictures: Option<Shown>,
+    /// End with 0 where the policy is violated; the report still says so
+    #[arg(long, env = "MILAN_EXIT_ZERO")]
+    exit_zero: bool,
     #[command(flatten)]
     policing: Policing,
     #[command(flatten)]
@@ -123,13 +128,16 @@ pub fn main() -> ExitCode {
         Err(error) => return cli::end(Err(error), None),
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let output = cli.audit.shared.output.clone();
+    let output = match &cli.command {
+        Some(Command::Run(it)) => it.shared.output.clone(),
+        _ => cli.audit.shared.output.clone(),
+    };
     cli::end(run(cli), Some(&output))
 }
 
 /// The command line, for completions and manual pages.
 pub(super) fn command() -> clap::Command {
-    Cli::command()
+    super::lenient(Cli::command())
 }
 
 fn run(cli: Cli) -> anyhow::Result<(u8, String)> {
@@ -210,9 +218,13 @@ fn audit(it: Audit) -> anyhow::Result<(u8, String)> {
     let mut config = config(shared)?;
     config.pictures = it.pictures;
     config.asked = it.policing.asked(it.policy, shared)?;
+    config.asked.exit_zero = it.exit_zero;
     let bars = Bars::new(shared.progress, shared.quiet)?;
     let report = audit::audit(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::publish(shared, &report, config.pictures.is_some())?;
+    if report.exit_code == 0 && report.verdict != Verdict::Passed {
+        cli::say(&format!("{}; the exit code is 0, as --exit-zero asks", audit::why(&report)));
+    }
     Ok((report.exit_code, audit::why(&report)))
 }
 

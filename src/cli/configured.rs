@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, Command};
 use toml::de::DeValue;
 
-use super::{audit, edit};
+use super::{audit, edit, say};
 use crate::toml_file::{self, Mistakes, Table, Value, Walker};
 use crate::usage;
 
 /// What a user's own file may say: it must not change what is found.
 const OWN: [&str; 6] = ["cache", "device", "threads", "color", "progress", "batch-size"];
 /// Options whose values may be paths.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 13] = [
+    "cache",
+    "units",
     "model",
     "data",
     "classes",
@@ -29,6 +31,8 @@ const PATHS: [&str; 11] = [
     "test",
     "output",
 ];
+/// Options that are for one run only.
+const LEVELS: [&str; 4] = ["deny", "warn", "allow", "exit-zero"];
 /// Tables of options that one program alone has.
 const TABLES: [&str; 2] = ["audit", "edit"];
 
@@ -36,23 +40,37 @@ const TABLES: [&str; 2] = ["audit", "edit"];
 /// `--isolated`, which reads none, and `--config FILE`, which reads this one instead of searching.
 pub(super) fn configured(mut command: Command, arguments: &[OsString]) -> anyhow::Result<Command> {
     let program = command.get_name().strip_prefix("milan-").unwrap_or_default().to_owned();
-    if flag(arguments, "--isolated") {
+    if flag(arguments, "--isolated") || !reads_options(arguments) {
         return Ok(command);
     }
+    let tells = arguments.iter().any(|it| it == "-v" || it == "--verbose");
     if let Some(path) = own_file().filter(|it| it.is_file()) {
         command = from_file(command, &path, &program, Some(&OWN))?;
     }
-    match option(arguments, "--config").or_else(|| std::env::var_os("MILAN_CONFIG")) {
-        Some(path) => from_file(command, Path::new(&path), &program, None),
-        None => match find(&std::env::current_dir()?) {
-            Some(path) => from_file(command, &path, &program, None),
-            None => Ok(command),
-        },
+    let named = option(arguments, "--config").or_else(|| std::env::var_os("MILAN_CONFIG"));
+    let path = match named {
+        Some(path) => Some(PathBuf::from(path)),
+        None => find(&std::env::current_dir()?),
+    };
+    let Some(path) = path else { return Ok(command) };
+    if tells {
+        say(&format!("options of {}", path.display()));
     }
+    from_file(command, &path, &program, None)
+}
+
+/// Whether it is a run that options are for, and not a question.
+fn reads_options(arguments: &[OsString]) -> bool {
+    const OTHERS: [&str; 7] = ["policy", "convert", "diff", "card", "completions", "man", "help"];
+    const QUESTIONS: [&str; 4] = ["-h", "--help", "-V", "--version"];
+    let first = arguments.get(1).and_then(|it| it.to_str()).unwrap_or_default();
+    !OTHERS.contains(&first)
+        && arguments.iter().all(|it| QUESTIONS.iter().all(|question| it != question))
 }
 
 fn flag(arguments: &[OsString], name: &str) -> bool {
-    let on = |it: OsString| !["", "0", "false", "no"].iter().any(|off| it == *off);
+    let off = ["", "0", "n", "no", "f", "false", "off"];
+    let on = |it: OsString| !off.iter().any(|off| it.eq_ignore_ascii_case(off));
     arguments.iter().any(|it| it == name) || std::env::var_os("MILAN_ISOLATED").is_some_and(on)
 }
 
@@ -148,6 +166,13 @@ impl File<'_> {
                 self.walker.mistake("misplaced", key.span(), message);
                 continue;
             }
+            if LEVELS.contains(&name.as_ref()) {
+                let message = format!(
+                    "`{name}` sets levels for one run; levels that stay belong into the policy"
+                );
+                self.walker.mistake("misplaced", key.span(), message);
+                continue;
+            }
             let Some(arg) = known.iter().find(|it| it.get_long() == Some(name)) else {
                 // Both programs read the same file, and each has options that the other lacks.
                 let others = [audit::command(), edit::command()];
@@ -176,6 +201,7 @@ impl File<'_> {
             DeValue::Integer(number) => Some(number.to_string()),
             DeValue::Float(number) => Some(number.to_string()),
             DeValue::Boolean(flag) => Some(flag.to_string()),
+            DeValue::Datetime(day) => Some(day.to_string()),
             _ => {
                 file.walker.wrong_type(value, "a text, a number, or true or false");
                 None
@@ -194,26 +220,39 @@ impl File<'_> {
         }
         // `clean=pictures/clean`, `csv:said.csv`: the path comes after the sign.
         let sign = match name {
-            "test" | "output" => text.find('=').map(|at| at + 1),
+            "test" => Some(text.find('=').map_or(0, |at| at + 1)),
+            "output" => text.find('=').map(|at| at + 1),
             "describer" => text.find(':').map(|at| at + 1),
             _ => Some(0),
         };
         let Some(at) = sign else { return text.to_owned() };
-        let path = self.folder.join(&text[at..]);
+        let mut path = self.folder.join(&text[at..]);
+        let in_policies = self.folder.join("policies").join(format!("{}.toml", &text[at..]));
+        if name == "policy" && in_policies.is_file() {
+            path = in_policies;
+        }
+        let is_name = text[at..] == *"demo"
+            || ["demo:", "hf:", "preset:"].iter().any(|it| text[at..].starts_with(it));
         let is_path = match name {
             "out" | "write" | "output" => !["", "-"].contains(&&text[at..]),
+            "policy" | "units" => path.is_file(),
+            "cache" => true,
             _ => path.exists(),
         };
-        match is_path && !text[at..].starts_with("demo:") {
+        match is_path && !is_name {
             true => format!("{}{}", &text[..at], path.display()),
             false => text.to_owned(),
         }
     }
 }
 
-/// The options of a program and of its commands, each name once.
+/// The commands that options are for, besides the program itself.
+const RUNS: [&str; 2] = ["run", "score"];
+
+/// The options of a program and of its runs, each name once.
 fn options_of(command: &Command) -> Vec<Arg> {
-    let commands = std::iter::once(command).chain(command.get_subcommands());
+    let runs = command.get_subcommands().filter(|it| RUNS.contains(&it.get_name()));
+    let commands = std::iter::once(command).chain(runs);
     let mut found: Vec<Arg> = Vec::new();
     for arg in commands.flat_map(|it| it.get_arguments()) {
         let is_option = arg.get_long().is_some_and(|it| !["isolated", "config"].contains(&it));
@@ -240,7 +279,8 @@ fn with_default(command: Command, id: &str, values: &[String]) -> Result<Command
         let has = command.get_arguments().any(|it| it.get_id() == id);
         if has { command.mut_arg(id, |it| it.default_values(values.to_vec())) } else { command }
     };
-    Ok(change(command).mut_subcommands(change))
+    let runs = |it: Command| if RUNS.contains(&it.get_name()) { change(it) } else { it };
+    Ok(change(command).mut_subcommands(runs))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{ArgGroup, CommandFactory, FromArgMatches, Parser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use super::{Bars, Policing, Shared};
 use crate::audit;
@@ -19,7 +20,6 @@ use crate::{cli, usage};
 /// 3 inconclusive (nothing matched, or units that no edit zeroes exactly), 4 system error.
 #[derive(Parser)]
 #[command(name = "milan-edit", version, max_term_width = 100)]
-#[command(group(ArgGroup::new("selection").args(["delete_matching", "policy", "units"])))]
 struct Cli {
     /// Zero the units described with any of these words, by stem. Repeatable
     #[arg(long, value_name = "WORDS", env = "MILAN_DELETE_MATCHING")]
@@ -68,6 +68,8 @@ struct Cli {
     #[arg(long, env = "MILAN_FORCE")]
     force: bool,
     #[command(flatten)]
+    files: super::Files,
+    #[command(flatten)]
     policing: Policing,
     #[command(flatten)]
     shared: Shared,
@@ -81,14 +83,49 @@ pub fn main() -> ExitCode {
         Ok(command) => command.get_matches_from(arguments),
         Err(error) => return cli::end(Err(error), None),
     };
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Err(error) = select(&mut cli, &matches) {
+        return cli::end(Err(error), None);
+    }
     let output = cli.shared.output.clone();
     cli::end(run(cli), Some(&output))
 }
 
+/// Of what says which units go, a flag beats a variable, and that a file's option. Errs where two say so equally loud.
+fn select(cli: &mut Cli, matches: &ArgMatches) -> anyhow::Result<()> {
+    let loud = |id: &str| match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => 3,
+        Some(ValueSource::EnvVariable) => 2,
+        Some(_) => 1,
+        None => 0,
+    };
+    let said = ["delete_matching", "policy", "units"].map(|id| (loud(id), id));
+    let loudest = said.iter().map(|it| it.0).max().unwrap_or_default();
+    let heard: Vec<&str> =
+        said.iter().filter(|it| 0 < it.0 && it.0 == loudest).map(|it| it.1).collect();
+    if let [one, other, ..] = heard[..] {
+        let name = |id: &str| format!("--{}", id.replace('_', "-"));
+        return Err(usage!(
+            "{} and {} both say what to delete; name one of them",
+            name(one),
+            name(other)
+        ));
+    }
+    if !heard.contains(&"delete_matching") {
+        cli.delete_matching.clear();
+    }
+    if !heard.contains(&"policy") {
+        cli.policy = None;
+    }
+    if !heard.contains(&"units") {
+        cli.units = None;
+    }
+    Ok(())
+}
+
 /// The command line, for completions and manual pages.
 pub(super) fn command() -> clap::Command {
-    Cli::command()
+    super::lenient(Cli::command())
 }
 
 fn run(mut cli: Cli) -> anyhow::Result<(u8, String)> {
@@ -112,6 +149,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(u8, String)> {
         layers: shared.layers.clone(),
         how: shared.how(),
         selection: selection(&cli)?,
+        asked: cli.policing.asked(cli.policy.clone(), shared)?,
         val: cli.val.clone(),
         tests: cli.test.iter().map(|it| named(it)).collect(),
         order: cli.order,
@@ -171,9 +209,7 @@ fn selection(cli: &Cli) -> anyhow::Result<Selection> {
         return Ok(Selection::Matching(words));
     }
     match &cli.policy {
-        Some(policy) => {
-            Ok(Selection::Policy(cli.policing.asked(Some(policy.clone()), &cli.shared)?))
-        }
+        Some(_) => Ok(Selection::Policy),
         None => Err(usage!(
             "nothing says what to delete; try --delete-matching text, --policy faces or --units layer:unit"
         )),

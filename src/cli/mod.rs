@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use candle_core::Device;
-use clap::{Args, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, ValueEnum};
 
 use crate::describe::{Describer, How};
 use crate::error::{self, Failure, Kind};
@@ -114,12 +115,26 @@ pub struct Shared {
     /// Do everything but write files
     #[arg(long, env = "MILAN_DRY_RUN")]
     pub dry_run: bool,
+}
+
+/// Where options come from besides the command line; read before anything else is.
+#[derive(Debug, Args)]
+pub struct Files {
     /// Options from this file instead of the milan.toml of the project
-    #[arg(long, value_name = "FILE", env = "MILAN_CONFIG")]
-    pub config: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "MILAN_CONFIG", global = true)]
+    config: Option<PathBuf>,
     /// No options from files, the user's own included
-    #[arg(long, env = "MILAN_ISOLATED")]
-    pub isolated: bool,
+    #[arg(long, env = "MILAN_ISOLATED", global = true)]
+    isolated: bool,
+}
+
+/// Lets the variables of flags be 1, yes, on and true, or 0, no, off, false and nothing.
+fn lenient(command: clap::Command) -> clap::Command {
+    let flag = |arg: clap::Arg| match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+        _ => arg,
+    };
+    command.mut_args(flag).mut_subcommands(lenient)
 }
 
 /// How strictly a policy is held.
@@ -128,9 +143,6 @@ pub struct Policing {
     /// Violate on this level or above: deny, or warn as well
     #[arg(long, value_name = "LEVEL", env = "MILAN_FAIL_ON", default_value = "deny")]
     pub fail_on: FailOn,
-    /// End with 0 where the policy is violated; the report still says so
-    #[arg(long, env = "MILAN_EXIT_ZERO")]
-    pub exit_zero: bool,
     /// Deny what this rule or gate finds, whatever the policy's level. Repeatable
     #[arg(short = 'D', long, value_name = "RULE", env = "MILAN_DENY", value_delimiter = ',')]
     pub deny: Vec<String>,
@@ -165,6 +177,9 @@ impl Policing {
             .into_iter()
             .flat_map(|(ids, level)| ids.iter().map(move |it| (it.clone(), level)));
         let levels: Vec<(String, Level)> = levels.collect();
+        if policy.is_none() && !levels.is_empty() {
+            return Err(usage!("-D, -W and -A set levels of a policy, and none is named"));
+        }
         for (at, (id, level)) in levels.iter().enumerate() {
             if levels[..at].iter().any(|(other, theirs)| other == id && theirs != level) {
                 return Err(usage!("`{id}` is given two levels; name it with one of -D, -W, -A"));
@@ -181,7 +196,7 @@ impl Policing {
             locked: self.locked,
             levels,
             fail_on_warn: self.fail_on == FailOn::Warn,
-            exit_zero: self.exit_zero,
+            exit_zero: false,
             today: self.today,
         })
     }
@@ -384,7 +399,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Ends a program: the exit code, and on stderr the one line that says why it is not 0. Mistakes in a file are shown
-/// before it, or, where `output` asks for JSON, as that.
+/// before it, and on stdout where `output` asks for JSON there.
 pub fn end(result: anyhow::Result<(u8, String)>, output: Option<&[Output]>) -> ExitCode {
     let result = result.or_else(|error| match error.downcast_ref::<Ended>() {
         Some(it) => Ok((it.code, it.why.clone())),
@@ -399,16 +414,11 @@ pub fn end(result: anyhow::Result<(u8, String)>, output: Option<&[Output]>) -> E
         Err(error) => error,
     };
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
-        let json = output.into_iter().flatten().find(|it| it.format == Format::Json);
-        let shown = match json {
-            Some(Output { path, .. }) => mistakes.json().and_then(|text| match path {
-                Some(path) => write_whole(path, text.as_bytes()),
-                None => print(&text),
-            }),
-            None => {
-                say(&mistakes.render(std::io::stderr().is_terminal() && is_colorful()));
-                Ok(())
-            }
+        show(mistakes);
+        let to_stdout = |it: &Output| it.format == Format::Json && it.path.is_none();
+        let shown = match output.is_some_and(|it| it.iter().any(to_stdout)) {
+            true => mistakes.json().and_then(|text| print(&text)),
+            false => Ok(()),
         };
         match (shown, error.downcast_ref::<Failure>()) {
             (Ok(()), Some(failure)) => say(&format!("error: {failure}")),
@@ -424,6 +434,11 @@ pub fn end(result: anyhow::Result<(u8, String)>, output: Option<&[Output]>) -> E
         Kind::System => 4,
         Kind::Interrupted => 130,
     })
+}
+
+/// Shows mistakes in a file on stderr.
+fn show(mistakes: &Mistakes) {
+    say(&mistakes.render(std::io::stderr().is_terminal() && is_colorful()));
 }
 
 /// A way to end that is neither a verdict nor a failure of the machine: a code, and why.

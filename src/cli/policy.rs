@@ -5,20 +5,21 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::describe::{Describer, How};
-use crate::error::Failure;
 use crate::policy::check::find;
 use crate::policy::matcher::Trace;
 use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
 use crate::report::{self, Report, UnitFacts};
 use crate::ruling::{Asked, similarities};
+use crate::toml_file::Mistakes;
 use crate::unit::{Reading, Unit};
 use crate::{cli, files, usage};
 
 #[derive(Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Write a policy to begin with, every key explained
+    /// Write a policy to begin with, its keys explained
     Init {
         /// Built-in policies to build on
         #[arg(
@@ -145,61 +146,93 @@ fn init(names: &[String], path: &str) -> anyhow::Result<()> {
     cli::print(&format!("wrote {path}\nNext: milan-audit --policy {path}\n"))
 }
 
+/// What there is to say of one policy.
+#[derive(Serialize)]
+struct CheckedFile {
+    path: String,
+    rules: usize,
+    exceptions: usize,
+    mistakes: Vec<serde_json::Value>,
+    warnings: Vec<String>,
+}
+
 fn check(names: &[String], locked: bool, output: Option<Printed>) -> anyhow::Result<()> {
-    let mut lines = vec![];
-    let mut found = vec![];
+    let (mut found, mut n_wrong) = (vec![], 0);
     for name in names {
-        let policy = policy::load(name, locked).or_else(|error| match output {
-            Some(Printed::Json) => {
-                if let Some(mistakes) = error.downcast_ref::<crate::toml_file::Mistakes>() {
-                    cli::print(&mistakes.json()?)?;
-                    let failure = error.downcast_ref::<Failure>();
-                    return Err(cli::ended(
-                        2,
-                        format!("error: {}", failure.map_or("", |it| &it.message)),
-                    ));
+        let policy = match policy::load(name, locked) {
+            Ok(policy) => policy,
+            Err(error) => {
+                let Some(mistakes) = error.downcast_ref::<Mistakes>() else { return Err(error) };
+                n_wrong += 1;
+                if output.is_none() {
+                    cli::show(mistakes);
                 }
-                Err(error)
+                found.push(CheckedFile {
+                    path: name.clone(),
+                    rules: 0,
+                    exceptions: 0,
+                    mistakes: mistakes.values()?,
+                    warnings: vec![],
+                });
+                continue;
             }
-            None => Err(error),
-        })?;
-        let path = &policy.files[0].path;
-        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        let exceptions = match policy.exceptions.len() {
-            0 => String::new(),
-            n => format!(", {}", counted(n, "exception")),
         };
-        lines.push(format!(
-            "{path}: {}{exceptions}, no mistake",
-            counted(policy.rules.len(), "rule")
-        ));
-        for rule in &policy.rules {
-            for phrase in examples::never(rule) {
-                lines.push(format!(
-                    "  warning: `{phrase}` of {} can never match: its `none` strikes it out",
-                    rule.id
-                ));
+        found.push(CheckedFile {
+            path: policy.files[0].path.clone(),
+            rules: policy.rules.len(),
+            exceptions: policy.exceptions.len(),
+            mistakes: vec![],
+            warnings: warnings(&policy),
+        });
+    }
+    cli::print(&match output {
+        Some(Printed::Json) => serde_json::to_string_pretty(&found)? + "\n",
+        None => found.iter().map(CheckedFile::human).collect(),
+    })?;
+    match n_wrong {
+        0 => Ok(()),
+        _ => Err(cli::ended(
+            2,
+            format!("error: {n_wrong} of {} policies cannot be used", names.len()),
+        )),
+    }
+}
+
+impl CheckedFile {
+    fn human(&self) -> String {
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let mut text = match (self.mistakes.len(), self.exceptions) {
+            (0, 0) => format!("{}: {}, no mistake\n", self.path, counted(self.rules, "rule")),
+            (0, n) => {
+                let (rules, exceptions) = (counted(self.rules, "rule"), counted(n, "exception"));
+                format!("{}: {rules}, {exceptions}, no mistake\n", self.path)
             }
+            (n, _) => format!("{}: {}\n", self.path, counted(n, "mistake")),
+        };
+        for warning in &self.warnings {
+            text += &format!("  warning: {warning}\n");
         }
-        let expired = policy
-            .exceptions
-            .iter()
-            .filter(|it| it.expires.is_some_and(|day| day < Asked::default().today()));
-        for exception in expired {
-            let units: Vec<String> = exception.units.iter().map(ToString::to_string).collect();
-            lines.push(format!(
-                "  warning: the exception of {} for {} has expired",
-                units.join(", "),
-                exception.rule
+        text
+    }
+}
+
+/// What is allowed and hardly meant.
+fn warnings(policy: &Policy) -> Vec<String> {
+    let mut found = vec![];
+    for rule in &policy.rules {
+        for phrase in examples::never(rule) {
+            found.push(format!(
+                "`{phrase}` of {} can never match: its `none` strikes it out",
+                rule.id
             ));
         }
-        found
-            .push(serde_json::json!({ "path": path, "rules": policy.rules.len(), "mistakes": [] }));
     }
-    match output {
-        Some(Printed::Json) => cli::print(&(serde_json::to_string_pretty(&found)? + "\n")),
-        None => cli::print(&(lines.join("\n") + "\n")),
+    let today = Asked::default().today();
+    for it in policy.exceptions.iter().filter(|it| it.expires.is_some_and(|day| day < today)) {
+        let units: Vec<String> = it.units.iter().map(ToString::to_string).collect();
+        found.push(format!("the exception of {} for {} has expired", units.join(", "), it.rule));
     }
+    found
 }
 
 fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow::Result<()> {
@@ -267,6 +300,10 @@ fn test(names: Vec<String>, sentence_encoder: Option<PathBuf>) -> anyhow::Result
     );
     cli::print(&text)?;
     match failed {
+        0 if n == 0 => Err(cli::ended(
+            3,
+            "inconclusive: no rule has a [rule.test], so nothing was tried".into(),
+        )),
         0 => Ok(()),
         _ => Err(cli::ended(1, format!("{failed} of {n} examples came out otherwise"))),
     }
@@ -309,6 +346,10 @@ fn explain_unit(
     })?;
     let texts = facts.readings.iter().map(|it| it.text.as_str());
     let similar = similarities(&policy, how, texts)?;
+    let then = report.policy.as_ref().map(|it| it.files.as_slice());
+    if then.is_some_and(|it| it != policy.files) {
+        cli::print("the policy is another one than that of the report\n")?;
+    }
     cli::print(&explained(&policy, rule, facts, &similar))
 }
 

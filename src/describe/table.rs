@@ -124,6 +124,9 @@ pub fn write(
     Ok(String::from_utf8(table.into_inner()?)?)
 }
 
+/// Characters of a description; policies go through its words from each to each.
+const LONGEST: usize = 10_000;
+
 struct Row {
     line: u64,
     layer: Option<String>,
@@ -171,7 +174,14 @@ fn rows(path: &Path) -> anyhow::Result<Vec<Row>> {
                     )?
                 }
             };
-            if !field(text).is_empty() {
+            let n = field(text).chars().count();
+            if LONGEST < n {
+                return Err(usage!(
+                    "{}:{line}: a description of {n} characters is none; {LONGEST} are read at most",
+                    path.display()
+                ));
+            }
+            if 0 < n {
                 texts.push(Reading { text: field(text).to_owned(), confidence });
             }
         }

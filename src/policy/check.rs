@@ -169,14 +169,18 @@ fn check_rule(
         observed.in_scope += 1;
         let (found_here, in_scope_here) = by_layer.entry(&description.unit.site).or_default();
         *in_scope_here += 1;
+        // What no measure has an answer for is not held for unimportant.
         let important = rule
             .scope
             .min_importance
-            .is_none_or(|min| facts.importance.get(&description.unit).is_some_and(|it| min <= *it));
+            .is_none_or(|min| facts.importance.get(&description.unit).is_none_or(|it| min <= *it));
         match find(rule, description, facts.similar) {
             Some(finding) if important => {
-                let mut pairs = policy.exceptions.iter().zip(exceptions.iter_mut());
-                if pairs.any(|(it, outcome)| outcome.takes(it, &rule.id, &finding.unit)) {
+                let mut is_excepted = false;
+                for (it, outcome) in policy.exceptions.iter().zip(exceptions.iter_mut()) {
+                    is_excepted |= outcome.takes(it, &rule.id, &finding.unit);
+                }
+                if is_excepted {
                     excepted.push(finding);
                 } else {
                     *found_here += 1;
@@ -321,7 +325,8 @@ mod tests {
         let text = format!("policy-version = 1\n[[rule]]\nid = \"faces\"\n{rule}");
         let policy = parse(&text, "p.toml").unwrap();
         let kinds = BTreeMap::from([("fc".to_owned(), Kind::MlpNeuron)]);
-        let importance = BTreeMap::from([("a:0".parse().unwrap(), 0.25)]);
+        let importance = ["a:0", "a:1"].map(|it| it.parse().unwrap());
+        let importance: BTreeMap<Unit, f64> = importance.into_iter().zip([0.25, 0.1]).collect();
         let facts = Facts {
             descriptions,
             kinds: &kinds,
@@ -391,7 +396,8 @@ mod tests {
             findings.iter().map(|it| it.unit.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(units_of("scope.kinds = [\"mlp-neuron\"]"), ["fc:0"]);
-        assert_eq!(units_of("scope.min-importance = 0.2"), ["a:0"]);
+        // Nobody knows how important fc:0 is.
+        assert_eq!(units_of("scope.min-importance = 0.2"), ["a:0", "fc:0"]);
         let none = check_policy("match.any = [\"face\"]\nscope.kinds = [\"conv-channel\"]", &units);
         assert_eq!(none.status, CheckStatus::Inconclusive);
     }

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::phrase::Lists;
 use super::presets::{self, Preset};
-use super::read::{Defaults, Reader};
+use super::read::{Defaults, Reader, join_encoders};
 use super::{Action, Gates, Level, Policy, PolicyFile};
 use crate::files::sha256;
 use crate::toml_file::{self, Mistakes, Table, Value};
@@ -173,7 +173,13 @@ impl Loader {
         let beside = Path::new(reader.path).parent().unwrap_or(Path::new(""));
         let path = beside.join(&named).display().to_string();
         if self.open.contains(&path) || DEEPEST <= self.open.len() {
-            let message = format!("{path} includes itself, by way of {}", self.open.join(", "));
+            let by_way = self.open.join(", ");
+            let message = match self.open.contains(&path) {
+                true => format!("{path} includes itself, by way of {by_way}"),
+                false => format!(
+                    "{path} is included too deep, by way of {by_way}; {DEEPEST} files at most"
+                ),
+            };
             reader.walker.mistake("include", at, message);
             return None;
         }
@@ -255,7 +261,8 @@ fn join(reader: &mut Reader<'_>, value: &Value<'_>, policy: &mut Policy, include
     policy.files.extend(included.files);
     policy.gates = included.gates;
     policy.exceptions.extend(included.exceptions);
-    policy.sentence_encoder = included.sentence_encoder.or(policy.sentence_encoder.take());
+    let encoder = included.sentence_encoder;
+    join_encoders(&mut reader.walker, value.span(), policy, encoder);
 }
 
 #[cfg(test)]
@@ -362,6 +369,47 @@ mod tests {
             &[
                 "p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@1\"`",
             ],
+        );
+    }
+
+    #[test]
+    fn what_would_match_everything_or_nothing_is_a_mistake() {
+        check(
+            &RULE
+                .replace("\"x\"", "{ regex = \"(x)?\", stem = true }, { words = [\"<odd> y\"] }")
+                .replace("[[rule]]", "[lists]\nodd = [\"!!\"]\n[[rule]]"),
+            &[
+                "p.toml:6:24: `(x)?` matches an empty text too, and so it would match everywhere",
+                "p.toml:6:40: `stem` says nothing here; it belongs to words",
+                "p.toml:6:57: list `odd` holds no word",
+            ],
+        );
+        check(
+            &RULE.replace("[\"x\"]", "[{ evidence = \"a\" }]\nmatch.all = [\"red\"]"),
+            &[
+                "p.toml:5:13: evidence is found in no words, so `all` cannot be asked of it; make it a rule of its own",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_included_stays_where_nothing_else_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let base = format!(
+            "sentence-encoder = \"all-MiniLM-L6-v2\"\n{RULE}[gate.accuracy]\nmax-drop = 0.01\nmin-images = 5\n"
+        );
+        std::fs::write(at("base.toml"), base).unwrap();
+        let own = "policy-version = 1\ninclude = [\"base.toml\"]\n[[rule]]\nid = \"a\"\nlimit.max-share = 0.5\n[gate.accuracy]\nimportance = \"activation\"\n";
+        let policy = parse(own, &at("own.toml")).unwrap();
+        let limit = policy.rules[0].limit;
+        assert_eq!((limit.max_units, limit.max_share), (Some(0), Some(0.5)));
+        let accuracy = policy.gates.accuracy.unwrap();
+        assert_eq!((accuracy.max_drop, accuracy.min_images), (Some(0.01), 5));
+        let other = own.replace("include", "sentence-encoder = \"built-in@1\"\ninclude");
+        let error = parse(&other, &at("own.toml")).unwrap_err();
+        assert!(
+            error.downcast_ref::<Mistakes>().unwrap().to_string().contains("are included already")
         );
     }
 

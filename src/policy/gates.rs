@@ -65,6 +65,13 @@ pub struct AccuracyGate {
     pub max_class_drop: Option<f64>,
 }
 
+impl AccuracyGate {
+    /// Whether anything is to be held; it may only say how importance is measured.
+    pub fn asks(&self) -> bool {
+        self.max_drop.or(self.max_drop_upper).or(self.max_class_drop).is_some()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
@@ -239,9 +246,7 @@ pub(super) fn on_known(gates: &Gates, known: Known) -> Vec<Gate> {
 /// Gates that only an edit can be held against; an audit names them as skipped.
 pub(super) fn of_edits(gates: &Gates) -> Vec<Gate> {
     let why = "milan-edit holds this against an edit";
-    let accuracy = gates
-        .accuracy
-        .filter(|it| it.max_drop.or(it.max_drop_upper).or(it.max_class_drop).is_some());
+    let accuracy = gates.accuracy.filter(AccuracyGate::asks);
     let mut skipped = Vec::new();
     skipped.extend(accuracy.map(|it| Gate::skipped("accuracy", it.level, why)));
     skipped.extend(gates.effect.as_ref().map(|it| Gate::skipped("effect", it.level, why)));

@@ -126,7 +126,7 @@ impl Matcher {
         }
         match first {
             Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
-            None if any.is_empty() && !all.is_empty() => {}
+            None if any.is_empty() && self.evidence.is_empty() && !all.is_empty() => {}
             None => matched = None, // Also where only evidence is asked for.
         }
         for pattern in all {

@@ -247,7 +247,7 @@ impl Policy {
         }
         let rules: Vec<&str> = self.rules.iter().map(|it| it.id.as_str()).collect();
         Err(usage!(
-            "policy `{}` has no rule `{id}`, and no gate is called so; its rules are {}",
+            "policy `{}` has no rule `{id}` and asks for no such gate; its rules are {}",
             self.name,
             rules.join(", ")
         ))

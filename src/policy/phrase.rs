@@ -4,7 +4,7 @@
 //! word: `texture` is not `text`, `sword` not `word`, `surface` not `face`. By stem (Snowball's English
 //! stemmer) `faces` is `face`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use rust_stemmers::{Algorithm, Stemmer};
@@ -88,8 +88,17 @@ impl Phrase {
                 Some((name, after)) => {
                     let list =
                         lists.get(name).ok_or_else(|| format!("there is no list `{name}`"))?;
+                    if let Some(it) = list.iter().find(|it| it.contains(['<', '?', '*'])) {
+                        return Err(format!(
+                            "`{it}` of list `{name}` holds one of < ? *, which stand in phrases only"
+                        ));
+                    }
                     let any = list.iter().map(|it| Words::of(it).words);
-                    (any.filter(|it| !it.is_empty()).collect(), after)
+                    let any: Vec<Vec<Word>> = any.filter(|it| !it.is_empty()).collect();
+                    if any.is_empty() {
+                        return Err(format!("list `{name}` holds no word"));
+                    }
+                    (any, after)
                 }
                 None if first.is_alphanumeric() => {
                     let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
@@ -136,28 +145,37 @@ impl Phrase {
     }
 }
 
-/// How many of the words the tokens cover from the first on; `None` if they do not.
+/// How many of the words the tokens cover from the first on; `None` if they do not. Every place that the tokens read so
+/// far can end at is known, so that many `*` cost no more than many words.
 fn longest(tokens: &[Token], words: &[Word], stem: bool) -> Option<usize> {
-    let Some((token, rest)) = tokens.split_first() else { return Some(0) };
     let same = |a: &Word, b: &Word| {
         !a.struck && if stem { a.stem == b.stem } else { a.folded == b.folded }
     };
-    let begins = |phrase: &&Vec<Word>| {
-        phrase.len() <= words.len() && words.iter().zip(phrase.iter()).all(|(a, b)| same(a, b))
+    let begins = |at: usize, phrase: &[Word]| {
+        let here = &words[at..];
+        phrase.len() <= here.len() && here.iter().zip(phrase).all(|(a, b)| same(a, b))
     };
-    let taken = token.any.iter().filter(begins).filter_map(|phrase| {
-        let n = phrase.len();
-        let more = match token.repeat {
-            Repeat::AnyTimes => longest(tokens, &words[n..], stem),
-            _ => longest(rest, &words[n..], stem),
+    let mut ends = BTreeSet::from([0]);
+    for token in tokens {
+        let steps = |at: usize| {
+            let phrases = token.any.iter().filter(move |it| begins(at, it));
+            phrases.map(move |it| at + it.len())
         };
-        Some(n + more?)
-    });
-    let absent = match token.repeat {
-        Repeat::Once => None,
-        _ => longest(rest, words, stem),
-    };
-    taken.max().max(absent)
+        let mut next: BTreeSet<usize> = match token.repeat {
+            Repeat::Once => BTreeSet::new(),
+            _ => ends.clone(),
+        };
+        let mut open: Vec<usize> = ends.into_iter().collect();
+        while let Some(at) = open.pop() {
+            for end in steps(at) {
+                if next.insert(end) && token.repeat == Repeat::AnyTimes {
+                    open.push(end);
+                }
+            }
+        }
+        ends = next;
+    }
+    ends.last().copied()
 }
 
 #[cfg(test)]
@@ -200,6 +218,15 @@ mod tests {
         );
         check("<feature> of <filler>* <animal>", "eyes of the people", &[]);
         check("<feature>* dog", "dog, face eye dog", &["dog", "face eye dog"]);
+    }
+
+    #[test]
+    fn long_texts_and_many_stars_end() {
+        let text = "a ".repeat(1500);
+        check("small* dog", &"small ".repeat(1500), &[]);
+        let words = Words::of(&text);
+        let phrase = Phrase::new("a* a* a* a* a* a* a* a* b", &Lists::new()).unwrap();
+        assert!(phrase.find_all(&words, true).is_empty());
     }
 
     #[test]

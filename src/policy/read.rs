@@ -73,7 +73,8 @@ impl Reader<'_> {
         }
         policy.revision = self.walker.count(table, "revision");
         if let Some(encoder) = self.walker.text(table, "sentence-encoder") {
-            policy.sentence_encoder = Some(encoder);
+            let at = table["sentence-encoder"].span();
+            join_encoders(&mut self.walker, at, policy, Some(encoder));
         }
         if let Some(defaults) = self.walker.table(table, "defaults") {
             self.walker.keys(defaults, &["level", "min-confidence", "action"], "[defaults]");
@@ -163,7 +164,7 @@ impl Reader<'_> {
         }
         if let Some(n) = included {
             let mut rule = policy.rules[n].clone();
-            self.adjust(table, &mut rule);
+            self.adjust(table, &mut rule, true);
             policy.rules[n] = rule;
             return;
         }
@@ -196,14 +197,14 @@ impl Reader<'_> {
             edit: Edit { action: self.defaults.action, max_units: None, order: None },
             examples: Examples::default(),
         };
-        self.adjust(table, &mut rule);
+        self.adjust(table, &mut rule, false);
         if id.is_some() {
             policy.rules.push(rule);
         }
     }
 
     /// All of a rule but its match.
-    fn adjust(&mut self, table: &Table<'_>, rule: &mut Rule) {
+    fn adjust(&mut self, table: &Table<'_>, rule: &mut Rule, is_included: bool) {
         rule.title = self.walker.text(table, "title").or(rule.title.take());
         rule.reason = self.walker.text(table, "reason").or(rule.reason.take());
         rule.url = self.walker.text(table, "url").or(rule.url.take());
@@ -211,7 +212,7 @@ impl Reader<'_> {
             rule.level = level;
         }
         self.scope(table, &mut rule.scope);
-        self.limit(table, &mut rule.limit);
+        self.limit(table, &mut rule.limit, is_included);
         self.edit(table, &mut rule.edit);
         if let Some(test) = self.walker.table(table, "test") {
             self.walker.keys(test, &["match", "no-match"], "[rule.test]");
@@ -246,6 +247,10 @@ impl Reader<'_> {
             let message = "[rule.match] has neither `any` nor `all`, so it matches nothing";
             self.mistake("missing-key", at, message.into());
         }
+        if !evidence.is_empty() && !all.is_empty() {
+            let message = "evidence is found in no words, so `all` cannot be asked of it; make it a rule of its own";
+            self.mistake("misplaced", table["all"].span(), message.into());
+        }
         Matcher { any, all, none, evidence }
     }
 
@@ -279,6 +284,13 @@ impl Reader<'_> {
         let known = ["words", "list", "regex", "phrase", "evidence", "stem", "min-similarity"];
         self.walker.keys(table, &known, "a pattern");
         let stem = self.walker.flag(table, "stem").unwrap_or(true);
+        let idle = [("stem", ["words", "list"]), ("min-similarity", ["phrase", "phrase"])];
+        for (key, with) in idle {
+            if table.contains_key(key) && with.iter().all(|it| !table.contains_key(*it)) {
+                let message = format!("`{key}` says nothing here; it belongs to {}", with[0]);
+                self.mistake("misplaced", table[key].span(), message);
+            }
+        }
         if kinds.iter().filter(|kind| table.contains_key(**kind)).count() != 1 {
             let message = "a pattern wants exactly one of `words`, `list`, `regex`, `phrase`";
             self.mistake("pattern", value.span(), message.into());
@@ -314,6 +326,12 @@ impl Reader<'_> {
         }
         let text = self.walker.text(table, "regex")?;
         match RegexBuilder::new(&text).size_limit(REGEX_SIZE).build() {
+            Ok(regex) if regex.is_match("") => {
+                let message =
+                    format!("`{text}` matches an empty text too, and so it would match everywhere");
+                self.mistake("empty", table["regex"].span(), message);
+                None
+            }
             Ok(regex) => Some(Pattern::Regex(regex)),
             Err(error) => {
                 // The regex crate draws the mistake over several lines; its last one says what it is.
@@ -352,7 +370,8 @@ impl Reader<'_> {
         {
             scope.layers = globs;
         }
-        let kinds = self.walker.array(table, "kinds").iter();
+        self.walker.texts(table, "kinds");
+        let kinds = self.walker.array(table, "kinds").iter().filter(|it| it.get_ref().is_str());
         let kinds: Vec<Kind> =
             kinds.filter_map(|it| self.walker.one_of(it, "kind", &KINDS)).collect();
         if !kinds.is_empty() {
@@ -367,16 +386,25 @@ impl Reader<'_> {
         }
     }
 
-    fn limit(&mut self, rule: &Table<'_>, limit: &mut Limit) {
+    fn limit(&mut self, rule: &Table<'_>, limit: &mut Limit, is_included: bool) {
         let Some(table) = self.walker.table(rule, "limit") else { return };
         self.walker.keys(table, &["max-units", "max-share", "max-share-per-layer"], "[rule.limit]");
         if table.is_empty() {
             return;
         }
+        // A rule that is included keeps the limits that are not named anew.
+        let before = if is_included {
+            *limit
+        } else {
+            Limit { max_units: None, max_share: None, max_share_per_layer: None }
+        };
         *limit = Limit {
-            max_units: self.walker.count(table, "max-units"),
-            max_share: self.walker.share(table, "max-share"),
-            max_share_per_layer: self.walker.share(table, "max-share-per-layer"),
+            max_units: self.walker.count(table, "max-units").or(before.max_units),
+            max_share: self.walker.share(table, "max-share").or(before.max_share),
+            max_share_per_layer: self
+                .walker
+                .share(table, "max-share-per-layer")
+                .or(before.max_share_per_layer),
         };
     }
 
@@ -388,6 +416,25 @@ impl Reader<'_> {
         }
         edit.max_units = self.walker.count(table, "max-units").or(edit.max_units);
         edit.order = self.walker.choice(table, "order", &ORDERS).or(edit.order);
+    }
+}
+
+/// Thresholds hold for one encoder, so all files of a policy must name the same.
+pub(super) fn join_encoders(
+    walker: &mut Walker,
+    at: Range<usize>,
+    policy: &mut Policy,
+    other: Option<String>,
+) {
+    match (&policy.sentence_encoder, other) {
+        (Some(one), Some(other)) if *one != other => {
+            let message = format!(
+                "thresholds for the sentence encoder `{one}` are included already, and these are for `{other}`"
+            );
+            walker.mistake("other-encoder", at, message);
+        }
+        (None, other) => policy.sentence_encoder = other,
+        _ => {}
     }
 }
 

@@ -52,10 +52,10 @@ impl Reader<'_> {
             }
         }
         if let Some(it) = walker.table(table, "accuracy") {
-            gates.accuracy = Some(accuracy(walker, it));
+            gates.accuracy = Some(accuracy(walker, it, gates.accuracy));
         }
         if let Some(it) = walker.table(table, "effect") {
-            gates.effect = Some(effect(walker, it));
+            gates.effect = Some(effect(walker, it, gates.effect.take()));
         }
         if let Some(it) = walker.table(table, "residual") {
             walker.keys(it, &["level"], "[gate.residual]");
@@ -89,6 +89,9 @@ impl Reader<'_> {
             self.walker.unknown("unknown-rule", table["rule"].span(), message, rule, &names);
         }
         let mut units = Vec::new();
+        if table.contains_key("units") && self.walker.array(table, "units").is_empty() {
+            self.mistake("empty", table["units"].span(), "the exception names no units".into());
+        }
         for value in self.walker.array(table, "units") {
             match value.get_ref().as_str().map(UnitPattern::new) {
                 Some(Ok(pattern)) => units.push(pattern),
@@ -156,7 +159,17 @@ fn share(walker: &mut Walker, table: &Table<'_>, key: &str) -> Option<Share> {
     Some(Share { max: walker.share(it, "max")?, level })
 }
 
-fn accuracy(walker: &mut Walker, table: &Table<'_>) -> AccuracyGate {
+/// What is not named stays as it was `before`, where it is included.
+fn accuracy(walker: &mut Walker, table: &Table<'_>, before: Option<AccuracyGate>) -> AccuracyGate {
+    let before = before.unwrap_or(AccuracyGate {
+        level: Level::Deny,
+        metric: Metric::Top1,
+        importance: Importance::Ablation,
+        min_images: 1,
+        max_drop: None,
+        max_drop_upper: None,
+        max_class_drop: None,
+    });
     let known = [
         "level",
         "metric",
@@ -173,30 +186,37 @@ fn accuracy(walker: &mut Walker, table: &Table<'_>) -> AccuracyGate {
         ("activation", Importance::Activation),
     ];
     let metrics = [("top1", Metric::Top1), ("top5", Metric::Top5)];
-    let metric = walker.choice(table, "metric", &metrics).unwrap_or(Metric::Top1);
+    let metric = walker.choice(table, "metric", &metrics).unwrap_or(before.metric);
     if metric == Metric::Top5 && table.contains_key("max-drop-upper") {
         let message = "the interval is measured for top1 only".to_owned();
         walker.mistake("misplaced", table["max-drop-upper"].span(), message);
     }
     AccuracyGate {
-        level: walker.choice(table, "level", &LEVELS).unwrap_or(Level::Deny),
+        level: walker.choice(table, "level", &LEVELS).unwrap_or(before.level),
         metric,
-        importance: walker
-            .choice(table, "importance", &importances)
-            .unwrap_or(Importance::Ablation),
-        min_images: walker.count(table, "min-images").unwrap_or(1),
-        max_drop: walker.share(table, "max-drop"),
-        max_drop_upper: walker.share(table, "max-drop-upper"),
-        max_class_drop: walker.share(table, "max-class-drop"),
+        importance: walker.choice(table, "importance", &importances).unwrap_or(before.importance),
+        min_images: walker.count(table, "min-images").unwrap_or(before.min_images),
+        max_drop: walker.share(table, "max-drop").or(before.max_drop),
+        max_drop_upper: walker.share(table, "max-drop-upper").or(before.max_drop_upper),
+        max_class_drop: walker.share(table, "max-class-drop").or(before.max_class_drop),
     }
 }
 
-fn effect(walker: &mut Walker, table: &Table<'_>) -> EffectGate {
+fn effect(walker: &mut Walker, table: &Table<'_>, before: Option<EffectGate>) -> EffectGate {
+    let before = before.unwrap_or(EffectGate {
+        level: Level::Deny,
+        random_controls: 3,
+        min_gap: 0.,
+        test: None,
+    });
     walker.keys(table, &["level", "random-controls", "min-gap", "test"], "[gate.effect]");
     EffectGate {
-        level: walker.choice(table, "level", &LEVELS).unwrap_or(Level::Deny),
-        random_controls: walker.count(table, "random-controls").unwrap_or(3).max(1),
-        min_gap: walker.share(table, "min-gap").unwrap_or(0.),
-        test: walker.text(table, "test"),
+        level: walker.choice(table, "level", &LEVELS).unwrap_or(before.level),
+        random_controls: walker
+            .count(table, "random-controls")
+            .unwrap_or(before.random_controls)
+            .max(1),
+        min_gap: walker.share(table, "min-gap").unwrap_or(before.min_gap),
+        test: walker.text(table, "test").or(before.test),
     }
 }

@@ -108,6 +108,10 @@ pub fn diff(old: &Report, new: &Report) -> Diff {
     why.extend(
         gates.iter().filter(|it| it.worse).map(|it| format!("{}: {}", it.id, change(&it.status))),
     );
+    let lost = lost(old, new);
+    if !lost.is_empty() {
+        why.push(format!("not looked at any more: {}", lost.join(", ")));
+    }
     let rank = |it| match it {
         Verdict::Passed => 0,
         Verdict::Inconclusive => 1,
@@ -169,11 +173,13 @@ fn warnings(old: &Report, new: &Report, same: Same) -> Vec<String> {
     );
     let edits = "rules of an edit are held against the model before it; compare audits";
     warn(!held(old) || !held(new), edits);
-    let layers = |it: &Report| it.layers.iter().map(|it| it.name.clone()).collect::<BTreeSet<_>>();
-    let lost: Vec<String> = layers(old).difference(&layers(new)).cloned().collect();
-    let not_seen = format!("not looked at any more: {}", lost.join(", "));
-    warn(!lost.is_empty(), &not_seen);
     warnings
+}
+
+/// Layers of the old report that the new one says nothing of: what is not looked at is not better.
+fn lost(old: &Report, new: &Report) -> Vec<String> {
+    let layers = |it: &Report| it.layers.iter().map(|it| it.name.clone()).collect::<BTreeSet<_>>();
+    layers(old).difference(&layers(new)).cloned().collect()
 }
 
 fn rules(old: &Report, new: &Report) -> Vec<RuleDiff> {

@@ -91,8 +91,14 @@ impl Mistakes {
         self.found.iter().map(show).collect::<Vec<_>>().join("\n\n") + "\n"
     }
 
-    /// The same for programs: a list of objects.
+    /// The same for programs.
     pub fn json(&self) -> anyhow::Result<String> {
+        let mistakes = serde_json::json!({ "mistakes": self.values()? });
+        Ok(serde_json::to_string_pretty(&mistakes)? + "\n")
+    }
+
+    /// An object a mistake.
+    pub fn values(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         #[derive(Serialize)]
         struct Line<'a> {
             code: &'a str,
@@ -119,8 +125,7 @@ impl Mistakes {
                 instead: &it.instead,
             })
         };
-        let lines = self.found.iter().map(line).collect::<Result<Vec<_>, _>>()?;
-        Ok(serde_json::to_string_pretty(&serde_json::json!({ "mistakes": lines }))? + "\n")
+        Ok(self.found.iter().map(line).collect::<Result<Vec<_>, _>>()?)
     }
 }
 

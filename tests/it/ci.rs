@@ -18,7 +18,7 @@ fn shell(at: &Path, script: &str, variables: &[(&str, &str)]) -> (i32, String) {
     command.args(["-eo", "pipefail", "-c", script]).current_dir(at).env("PATH", path);
     let ran = command
         .env("MILAN_DESCRIBER", "labels")
-        .env("MILAN_ISOLATED", "true")
+        .env("MILAN_ISOLATED", "1")
         .envs(variables.iter().copied())
         .output()
         .unwrap();

@@ -208,7 +208,7 @@ fn levels_limits_and_exceptions_decide_what_fails() {
         (ran.code, ran.stderr.as_str()),
         (
             2,
-            "error: policy `gate` has no rule `txt`, and no gate is called so; its rules are text\n"
+            "error: policy `gate` has no rule `txt` and asks for no such gate; its rules are text\n"
         )
     );
     let exception = format!(
@@ -220,6 +220,9 @@ fn levels_limits_and_exceptions_decide_what_fails() {
     assert_eq!(held(at, &exception, &["--today", "2026-06-06"]).code, 2, "given twice");
     let ran = held(at, &exception.replace("2026-06-05", "2026-05-01"), &[]);
     assert_eq!(ran.code, 1);
+    // Nothing in scope is never clean, whatever the level of the gate on it.
+    let nowhere = format!("{rule}scope.layers = [\"nope.**\"]\n[gate]\nunused-rule = \"warn\"\n");
+    assert_eq!(held(at, &nowhere, &[]).code, 3);
     let kinds = format!("{rule}scope.kinds = [\"mlp-neuron\"]\n[gate]\nunused-rule = \"deny\"\n");
     let ran = held(at, &kinds, &[]);
     assert_eq!(
@@ -399,6 +402,58 @@ fn an_edit_is_held_against_the_gates_of_its_policy() {
     assert!(edit("", &["--order", "confidence"]).0 == 0);
     let prune = run("milan-edit", at, &["--policy", "edit.toml"]);
     assert_eq!(prune.code, 2, "the file is there already");
+}
+
+/// A flag beats a variable, and that the project's file; two flags are a mistake.
+#[test]
+fn what_to_delete_is_said_by_the_loudest() {
+    let (folder, _) = planted_files();
+    let at = folder.path();
+    std::fs::write(at.join("milan.toml"), "[edit]\nunits = \"nothere:0\"\ncontrols = 0\n").unwrap();
+    let ran = run("milan-edit", at, &["--dry-run"]);
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (2, "error: unit nothere:0: the network has no layer `nothere`\n")
+    );
+    let ran = run("milan-edit", at, &["--delete-matching", "text", "--dry-run"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = run("milan-edit", at, &["--delete-matching", "text", "--units", "conv1:0"]);
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (2, "error: --delete-matching and --units both say what to delete; name one of them\n")
+    );
+    let ran = run("milan-edit", at, &["--delete-matching", "text", "-A", "text"]);
+    assert_eq!(ran.code, 2, "there is no policy to set levels of");
+    std::fs::write(at.join("milan.toml"), "[audit]\ndeny = [\"text\"]\n").unwrap();
+    assert_eq!(run("milan-audit", at, &[]).code, 2);
+    assert_eq!(
+        run("milan-audit", at, &["policy", "test", "faces"]).code,
+        0,
+        "no run reads no options"
+    );
+}
+
+/// An edit that would go beyond its rule's limit is a violation, and its report is written.
+#[test]
+fn an_edit_beyond_its_limit_is_a_violation() {
+    let (folder, _) = planted_files();
+    let at = folder.path();
+    std::fs::write(
+        at.join("few.toml"),
+        "policy-version = 1\n[[rule]]\nid = \"text\"\nmatch.any = [\"text\"]\n[rule.edit]\naction = \"zero\"\nmax-units = 2\n",
+    )
+    .unwrap();
+    let ran = run("milan-edit", at, &["--policy", "few.toml"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("edit.max-units allows 2 to be zeroed; nothing was written"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        at.join("reports/model/report.json").is_file()
+            && !at.join("model-edited.safetensors").exists()
+    );
 }
 
 /// A built-in policy never changes under its revision: who pinned it would get another verdict.
