@@ -57,41 +57,31 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
     let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
 
-    let mut report = record::report(
-        &subject,
-        &found,
-        &config.how,
-        &descriptions,
-        config.seed,
-        &config.settings,
-    )?;
-    let mut importance = BTreeMap::new();
-    match &policy {
+    let looked = Looked {
+        subject: &subject,
+        exemplars: &found.exemplars,
+        descriptions: &descriptions,
+        how: &config.how,
+        settings: &config.settings,
+        today,
+    };
+    let (ruled, importance) = match &policy {
         Some(policy) => {
-            let looked = Looked {
-                subject: &subject,
-                exemplars: &found.exemplars,
-                descriptions: &descriptions,
-                how: &config.how,
-                settings: &config.settings,
-                today,
-            };
-            let checked;
-            (checked, importance) = ruling::hold(policy, &looked, progress)?;
-            ruling::enter(&mut report, policy, checked, &importance)?;
-            let Report { rules, gates, coverage, .. } = &report;
-            (report.verdict, report.why) =
-                ruling::verdict(rules, gates, coverage, config.asked.fail_on_warn);
+            let (checked, importance) = ruling::hold(policy, &looked, progress)?;
+            (Some((policy, checked)), importance)
         }
-        None => {
-            let why = "no policy was given, so nothing was held against the descriptions; try --policy faces";
-            report.why = vec![why.to_owned()];
-        }
+        None => (None, BTreeMap::new()),
+    };
+    let mut report = record::report(&looked, &found, config.seed, ruled, &importance)?;
+    if policy.is_some() {
+        let Report { rules, gates, coverage, .. } = &report;
+        (report.verdict, report.why) =
+            ruling::verdict(rules, gates, coverage, config.asked.fail_on_warn);
+    } else {
+        let why =
+            "no policy was given, so nothing was held against the descriptions; try --policy faces";
+        report.why = vec![why.to_owned()];
     }
-    if !importance.is_empty() {
-        report.importance = policy.as_ref().map(Policy::importance);
-    }
-    report.units = ruling::units(&descriptions, &importance);
     report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
     report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
     report.run.today = today.to_string();

@@ -1,6 +1,6 @@
 //! What a run found, written down: its report, and the files of its folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -8,9 +8,13 @@ use crate::describe::{self, Describer, How, table};
 use crate::exemplars::{Exemplars, export, store, strip};
 use crate::files::{digest, sha256, write_whole};
 use crate::pass::{Pass, Probe, Progress, Settings};
+use crate::policy::check::Checked;
+use crate::policy::{Importance, Policy};
 use crate::report::{
-    self, AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report, Run,
+    self, AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report,
+    Run, UnitFacts,
 };
+use crate::ruling::{self, Looked};
 use crate::subject::{Source, Subject};
 use crate::unit::{Description, Status, Unit};
 use crate::{data, evaluate};
@@ -40,15 +44,15 @@ pub(crate) fn described_by(how: &How) -> anyhow::Result<DescriptionsReport> {
     })
 }
 
-/// A report of everything but the policy, the edit and the run itself.
+/// A report of everything but the verdict, the edit and the run itself. `ruled` is a policy and what came of it.
 pub(crate) fn report(
-    subject: &Subject,
+    looked: &Looked<'_>,
     found: &Pass,
-    how: &How,
-    descriptions: &[Description],
     seed: u64,
-    settings: &Settings,
+    ruled: Option<(&Policy, Checked)>,
+    importance: &BTreeMap<Unit, f64>,
 ) -> anyhow::Result<Report> {
+    let &Looked { subject, descriptions, how, settings, .. } = looked;
     let weights = &subject.weights;
     let accuracy = evaluate::accuracy(&found.predictions, &subject.classes).map(|before| {
         AccuracyReport { before, after: None, delta: None, ci95: None, changed: None }
@@ -79,6 +83,15 @@ pub(crate) fn report(
     report.layers = layers;
     report.accuracy = accuracy;
     report.warnings = subject.warnings.clone();
+    let of = |unit: &Unit| importance.get(unit).copied();
+    report.units = descriptions.iter().map(|it| UnitFacts::of(it, of(&it.unit))).collect();
+    if !importance.is_empty() {
+        let by = ruled.as_ref().map(|(policy, _)| policy.importance());
+        report.importance = by.or(Some(Importance::Ablation));
+    }
+    if let Some((policy, checked)) = ruled {
+        ruling::enter(&mut report, policy, checked, importance)?;
+    }
     Ok(report)
 }
 

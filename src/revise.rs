@@ -142,19 +142,9 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     };
 
     if let Some(gate) = policy.as_ref().and_then(|it| too_many(config, it, &checked.outcomes)) {
-        let mut report = record::report(
-            &subject,
-            &found,
-            &config.how,
-            &descriptions,
-            config.seed,
-            &config.settings,
-        )?;
-        if let Some(policy) = &policy {
-            ruling::enter(&mut report, policy, checked, &asked_importance)?;
-        }
+        let ruled = policy.as_ref().map(|it| (it, checked));
+        let mut report = record::report(&looked, &found, config.seed, ruled, &asked_importance)?;
         report.gates.push(gate);
-        report.units = ruling::units(&descriptions, &asked_importance);
         judge(config, &mut report);
         report.run =
             started.finish(config.seed, &config.source, &config.settings, config.out.clone());
@@ -206,19 +196,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let edited = reload(&draft, &subject)?;
     let verified = verify(&subject, &edited, &ablate, &config.settings)?;
 
-    let mut report = record::report(
-        &subject,
-        &found,
-        &config.how,
-        &descriptions,
-        config.seed,
-        &config.settings,
-    )?;
-    if let Some(policy) = &policy {
-        ruling::enter(&mut report, policy, checked, &importance)?;
-    }
-    report.importance = (!importance.is_empty()).then_some(by);
-    report.units = ruling::units(&descriptions, &importance);
+    let ruled = policy.as_ref().map(|it| (it, checked));
+    let mut report = record::report(&looked, &found, config.seed, ruled, &importance)?;
     let effect = policy.as_ref().and_then(|it| it.gates.effect.as_ref());
     let measured = Measured {
         subject: &subject,

@@ -14,8 +14,8 @@ use crate::policy::check::{Checked, candidates};
 use crate::policy::gates::{Gate, Metric};
 use crate::policy::{self, CheckStatus, Facts, Level, Outcome, Policy, Rule, Similarities};
 use crate::report::{
-    AccuracyReport, Control, Coverage, PolicyReport, Report, RuleReport, TestReport, UnitFacts,
-    UnitReport, Verdict,
+    AccuracyReport, Control, Coverage, PolicyReport, Report, RuleReport, TestReport, UnitReport,
+    Verdict,
 };
 use crate::subject::Subject;
 use crate::unit::{Description, Kind, Unit};
@@ -190,12 +190,6 @@ pub fn enter(
         report.policy = Some(PolicyReport { files: policy.files.clone(), resolved });
     }
     Ok(())
-}
-
-/// What is known of every unit, for a report.
-pub fn units(descriptions: &[Description], importance: &BTreeMap<Unit, f64>) -> Vec<UnitFacts> {
-    let fact = |it: &Description| UnitFacts::of(it, importance.get(&it.unit).copied());
-    descriptions.iter().map(fact).collect()
 }
 
 /// The verdict on rules and gates: what is violated beats what is inconclusive, and nothing looked at is never clean.

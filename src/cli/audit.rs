@@ -121,10 +121,8 @@ const PROGRAMS: [&str; 3] = ["milan-audit", "milan-edit", "milan-train"];
 
 /// What the program does with its command line.
 pub fn main() -> ExitCode {
-    cli::begin();
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let matches = match cli::configured::configured(command(), &arguments) {
-        Ok(command) => command.get_matches_from(arguments),
+    let matches = match cli::matches(command()) {
+        Ok(matches) => matches,
         Err(error) => return cli::end(Err(error), None),
     };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -77,10 +77,8 @@ struct Cli {
 
 /// What the program does with its command line.
 pub fn main() -> ExitCode {
-    cli::begin();
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let matches = match cli::configured::configured(command(), &arguments) {
-        Ok(command) => command.get_matches_from(arguments),
+    let matches = match cli::matches(command()) {
+        Ok(matches) => matches,
         Err(error) => return cli::end(Err(error), None),
     };
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -316,6 +316,14 @@ pub fn begin() {
     }
 }
 
+/// Begins a program: what its command line and the files of options say. Errs on mistakes in those files; on a mistake
+/// in the command line the program ends.
+fn matches(command: clap::Command) -> anyhow::Result<clap::ArgMatches> {
+    begin();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    Ok(configured::configured(command, &arguments)?.get_matches_from(arguments))
+}
+
 /// Sets the number of threads for the whole process; all cores when none is said.
 pub fn start_threads(threads: Option<usize>) -> anyhow::Result<usize> {
     let threads =
