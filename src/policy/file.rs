@@ -380,7 +380,7 @@ mod tests {
                 .replace("[[rule]]", "[lists]\nodd = [\"!!\"]\n[[rule]]"),
             &[
                 "p.toml:6:24: `(x)?` matches an empty text too, and so it would match everywhere",
-                "p.toml:6:40: `stem` says nothing here; it belongs to words",
+                "p.toml:6:39: `stem` says nothing here; it belongs to words",
                 "p.toml:6:57: list `odd` holds no word",
             ],
         );

@@ -107,7 +107,8 @@ fn the_hooks_run_on_policies() {
     let folder = folder();
     let at = folder.path();
     std::fs::create_dir(at.join("policies")).unwrap();
-    std::fs::write(at.join("policies/own.toml"), POLICY).unwrap();
+    let tested = POLICY.to_owned() + "test.match = [\"white text\"]\n";
+    std::fs::write(at.join("policies/own.toml"), tested).unwrap();
     let hooks = recipe("pre-commit-config.yaml");
     let entries: Vec<&str> =
         hooks.lines().filter_map(|it| it.trim().strip_prefix("entry: ")).collect();
