@@ -216,10 +216,10 @@ pub fn verdict(
     } else if coverage.described == 0 && !rules.is_empty() {
         let why = format!("none of the {} units could be described", coverage.units);
         (Verdict::Inconclusive, vec![why])
-    } else if !held.is_empty() && held.iter().all(|it| it.observed.in_scope == 0) {
-        (Verdict::Inconclusive, vec!["no rule has a unit in its scope".to_owned()])
     } else if !inconclusive.is_empty() {
         (Verdict::Inconclusive, inconclusive)
+    } else if !held.is_empty() && held.iter().all(|it| it.observed.in_scope == 0) {
+        (Verdict::Inconclusive, vec!["no rule has a unit in its scope".to_owned()])
     } else {
         (Verdict::Passed, vec![])
     }

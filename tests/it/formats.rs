@@ -505,7 +505,12 @@ fn a_diff_says_what_differs_and_whether_that_is_fair() {
     assert!(found.worse);
     assert_eq!(
         found.why,
-        ["faces: 1 new unit", "cats: passed → not held", "nan: passed → violated"]
+        [
+            "faces: 1 new unit",
+            "cats: passed → not held",
+            "nan: passed → violated",
+            "not looked at any more: odd, \"layer\":100%\n<1>"
+        ]
     );
     assert!(!found.same.policy && !found.same.describer && !found.same.model && found.same.data);
     assert_eq!((found.described_otherwise, found.units_in_both), (1, 10));

@@ -92,7 +92,7 @@ fn a_policy_is_written_read_over_and_never_replaced() {
     std::fs::write(at.join("whole.toml"), whole).unwrap();
     let ran = run("milan-audit", at, &["policy", "check", "whole.toml"]);
     assert!(ran.stderr.contains("there is no list `thing`"), "{}", ran.stderr);
-    assert!(ran.stderr.ends_with("error: the policy whole.toml has 1 mistake\n"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("error[").count(), 1, "{}", ran.stderr);
 }
 
 /// A comment that is none of the keys that are commented out.

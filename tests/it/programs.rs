@@ -60,6 +60,7 @@ fn an_audit_finds_the_units_that_read_text() {
             "tests",
             "controls",
             "edit",
+            "importance",
             "units",
             "warnings",
             "run",
