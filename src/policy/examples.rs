@@ -22,7 +22,7 @@ pub struct Tested {
     pub untested: Vec<String>,
 }
 
-/// Every text that [`test`] tries.
+/// Every text that [`test()`] tries.
 pub fn texts(policy: &Policy) -> impl Iterator<Item = &str> {
     let all = policy.rules.iter().map(|it| &it.examples);
     all.flat_map(|it| it.matching.iter().chain(&it.not_matching)).map(String::as_str)
