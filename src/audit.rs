@@ -13,7 +13,7 @@ use crate::pass::{self, Pass, Progress, Settings};
 use crate::policy::gates::Gate;
 use crate::policy::{self, Level, Policy};
 use crate::record::{self, Started};
-use crate::report::{DataReport, ModelReport, Report, Verdict, json, scores_csv};
+use crate::report::{DataReport, ModelReport, Report, Run, Verdict, scores_csv};
 use crate::ruling::{self, Looked};
 use crate::subject::{self, Source, Subject};
 use crate::unit::{Description, Unit};
@@ -35,14 +35,18 @@ pub struct Config {
     pub pictures: Option<record::Shown>,
 }
 
+impl Config {
+    fn run(&self) -> Run {
+        let Config { seed, source, settings, asked, out, .. } = self;
+        record::run(*seed, source, settings, asked.today(), out.clone())
+    }
+}
+
 /// Describes every unit and holds the descriptions against the policy. Files are written before the
 /// verdict is returned.
 pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> {
     let started = Started::now();
     let policy = config.asked.load()?;
-    if let Some(policy) = &policy {
-        ruling::check_encoder(policy, &config.how)?;
-    }
     let today = config.asked.today();
     let phrases = policy.as_ref().map(Policy::evidence_phrases).unwrap_or_default();
     let looked = look(config, policy.as_ref(), &phrases, progress);
@@ -72,7 +76,7 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         }
         None => (None, BTreeMap::new()),
     };
-    let mut report = record::report(&looked, &found, config.seed, ruled, &importance)?;
+    let mut report = record::report(&looked, &found, config.run(), ruled, &importance)?;
     if policy.is_some() {
         let Report { rules, gates, coverage, .. } = &report;
         (report.verdict, report.why) =
@@ -83,15 +87,13 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         report.why = vec![why.to_owned()];
     }
     report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
-    report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
-    report.run.today = today.to_string();
     let of = |unit: &Unit| importance.get(unit).copied();
     if let Some(out) = &config.out {
         record::write(out, &subject, &found.exemplars, &descriptions, of, config.export)?;
         let shown = record::units_shown(config.pictures, &report);
         record::write_pictures(out, &subject, &found.exemplars, &shown, progress)?;
-        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
+    started.close(&mut report)?;
     Ok(report)
 }
 
@@ -110,16 +112,12 @@ fn not_finite(config: &Config, it: &NotFinite, started: Started) -> anyhow::Resu
         skipped: vec![],
         manifest_sha256: String::new(),
     };
-    let run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
-    let mut report = Report::new(model, data, record::described_by(&config.how)?, run);
+    let mut report = Report::new(model, data, record::described_by(&config.how)?, config.run());
     let why = Some(it.to_string());
     report.gates = vec![Gate::new("nan", Level::Deny, Some(0.), Some(it.count as f64), why)];
     (report.verdict, report.why) = ruling::verdict(&[], &report.gates, &report.coverage, false);
     report.exit_code = ruling::exit_code(report.verdict, config.asked.exit_zero);
-    report.run.today = config.asked.today().to_string();
-    if let Some(out) = &config.out {
-        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
-    }
+    started.close(&mut report)?;
     Ok(report)
 }
 
@@ -148,7 +146,7 @@ fn look(
     progress: Progress<'_>,
 ) -> anyhow::Result<(Subject, Pass)> {
     config.settings.exemplars.check()?;
-    config.how.check(policy.is_some_and(|it| !it.phrases().is_empty()))?;
+    ruling::check_how(policy, &config.how)?;
     let subject = subject::open(&config.source)?;
     let sites = sites(&subject, &config.how.describer, &config.layers)?;
     let found = pass::pass(

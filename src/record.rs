@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use jiff::civil::Date;
+
 use crate::describe::{self, Describer, How, table};
 use crate::exemplars::{Exemplars, export, store, strip};
 use crate::files::{digest, sha256, write_whole};
@@ -44,15 +46,15 @@ pub(crate) fn described_by(how: &How) -> anyhow::Result<DescriptionsReport> {
     })
 }
 
-/// A report of everything but the verdict, the edit and the run itself. `ruled` is a policy and what came of it.
+/// A report of everything but the verdict and the edit. `ruled` is a policy and what came of it.
 pub(crate) fn report(
     looked: &Looked<'_>,
     found: &Pass,
-    seed: u64,
+    run: Run,
     ruled: Option<(&Policy, Checked)>,
     importance: &BTreeMap<Unit, f64>,
 ) -> anyhow::Result<Report> {
-    let &Looked { subject, descriptions, how, settings, .. } = looked;
+    let &Looked { subject, descriptions, how, .. } = looked;
     let weights = &subject.weights;
     let accuracy = evaluate::accuracy(&found.predictions, &subject.classes).map(|before| {
         AccuracyReport { before, after: None, delta: None, ci95: None, changed: None }
@@ -77,7 +79,6 @@ pub(crate) fn report(
         skipped: found.read.skipped.clone(),
         manifest_sha256: found.read.manifest_sha256.clone(),
     };
-    let run = Started::now().finish(seed, &subject.source, settings, None);
     let mut report = Report::new(model, data, described_by(how)?, run);
     report.coverage = coverage;
     report.layers = layers;
@@ -186,23 +187,37 @@ impl Started {
         Started(SystemTime::now(), Instant::now())
     }
 
-    pub(crate) fn finish(
-        &self,
-        seed: u64,
-        source: &Source,
-        settings: &Settings,
-        out: Option<PathBuf>,
-    ) -> Run {
-        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let device = if source.device.is_cpu() { "cpu" } else { "cuda" };
-        Run {
-            started: since.as_secs(),
-            seconds: (self.1.elapsed().as_secs_f64() * 1000.).round() / 1000.,
-            seed,
-            device: device.into(),
-            threads: settings.threads,
-            today: String::new(),
-            out,
+    /// Ends a run: says in its report how long it took, and writes `report.json`, the last of the folder's files.
+    pub(crate) fn close(&self, report: &mut Report) -> anyhow::Result<()> {
+        report.run.started = self.since_1970();
+        report.run.seconds = (self.1.elapsed().as_secs_f64() * 1000.).round() / 1000.;
+        match &report.run.out {
+            Some(out) => write_whole(&out.join("report.json"), report::json(report)?.as_bytes()),
+            None => Ok(()),
         }
+    }
+
+    fn since_1970(&self) -> u64 {
+        self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+}
+
+/// A run that has found nothing yet.
+pub(crate) fn run(
+    seed: u64,
+    source: &Source,
+    settings: &Settings,
+    today: Date,
+    out: Option<PathBuf>,
+) -> Run {
+    let device = if source.device.is_cpu() { "cpu" } else { "cuda" };
+    Run {
+        started: 0,
+        seconds: 0.,
+        seed,
+        device: device.into(),
+        threads: settings.threads,
+        today: today.to_string(),
+        out,
     }
 }

@@ -17,10 +17,9 @@ use crate::measure::{self, Measured};
 use crate::model::Model;
 use crate::model::run::{Ablate, Compute, Network, Untapped};
 use crate::pass::{self, Probe, Progress, Settings};
-use crate::policy::{self, Action, EditOrder, Outcome, Policy};
-use crate::policy::{Gate, Importance};
+use crate::policy::{self, Action, EditOrder, Gate, Importance, Outcome, Policy};
 use crate::record::{self, Started};
-use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified, json};
+use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified};
 use crate::ruling::{self, Edited, Looked};
 use crate::subject::{self, Source, Subject};
 use crate::sweep::{Sweep, ablation};
@@ -86,8 +85,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let order = order(config, policy.as_ref())?;
     check_order(config, order)?;
     config.settings.exemplars.check()?;
-    let asks_likeness = policy.as_ref().is_some_and(|it| !it.phrases().is_empty());
-    config.how.check(asks_likeness)?;
+    ruling::check_how(policy.as_ref(), &config.how)?;
     let subject = subject::open(&config.source)?;
     if let Some(out) = &config.out {
         std::fs::create_dir_all(out)
@@ -141,17 +139,13 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         None => Default::default(),
     };
 
+    let run = record::run(config.seed, &config.source, &config.settings, today, config.out.clone());
     if let Some(gate) = policy.as_ref().and_then(|it| too_many(config, it, &checked.outcomes)) {
         let ruled = policy.as_ref().map(|it| (it, checked));
-        let mut report = record::report(&looked, &found, config.seed, ruled, &asked_importance)?;
+        let mut report = record::report(&looked, &found, run, ruled, &asked_importance)?;
         report.gates.push(gate);
         judge(config, &mut report);
-        report.run =
-            started.finish(config.seed, &config.source, &config.settings, config.out.clone());
-        report.run.today = today.to_string();
-        if let Some(out) = &config.out {
-            write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
-        }
+        started.close(&mut report)?;
         return Ok(report);
     }
     let mut candidates = candidates(config, policy.as_ref(), &checked.outcomes)?;
@@ -197,7 +191,7 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     let verified = verify(&subject, &edited, &ablate, &config.settings)?;
 
     let ruled = policy.as_ref().map(|it| (it, checked));
-    let mut report = record::report(&looked, &found, config.seed, ruled, &importance)?;
+    let mut report = record::report(&looked, &found, run, ruled, &importance)?;
     let effect = policy.as_ref().and_then(|it| it.gates.effect.as_ref());
     let measured = Measured {
         subject: &subject,
@@ -261,8 +255,6 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     if publishes {
         draft.publish()?;
     }
-    report.run = started.finish(config.seed, &config.source, &config.settings, config.out.clone());
-    report.run.today = today.to_string();
     if let Some(out) = &config.out {
         if !sites.is_empty() {
             let of = |unit: &Unit| importance.get(unit).copied();
@@ -272,8 +264,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
             write_whole(&out.join("curve.csv"), table.as_bytes())?;
             write_whole(&out.join("curve.svg"), figure.as_bytes())?;
         }
-        write_whole(&out.join("report.json"), json(&report)?.as_bytes())?;
     }
+    started.close(&mut report)?;
     Ok(report)
 }
 

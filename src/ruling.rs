@@ -68,7 +68,7 @@ impl Asked {
 }
 
 /// Errs where a policy's thresholds are for another sentence encoder than the one at hand.
-pub fn check_encoder(policy: &Policy, how: &How) -> anyhow::Result<()> {
+fn check_encoder(policy: &Policy, how: &How) -> anyhow::Result<()> {
     let Some(wanted) = policy.sentence_encoder.as_deref() else { return Ok(()) };
     if policy.phrases().is_empty() {
         return Ok(());
@@ -91,6 +91,14 @@ pub fn check_encoder(policy: &Policy, how: &How) -> anyhow::Result<()> {
             likeness::FULL
         )),
     }
+}
+
+/// Errs, before anything runs, where the policy cannot be held by what describes.
+pub fn check_how(policy: Option<&Policy>, how: &How) -> anyhow::Result<()> {
+    if let Some(policy) = policy {
+        check_encoder(policy, how)?;
+    }
+    how.check(policy.is_some_and(|it| !it.phrases().is_empty()))
 }
 
 /// How alike texts are to the phrases of a policy.

@@ -11,7 +11,7 @@ use crate::describe::{Describer, How};
 use crate::policy::check::find;
 use crate::policy::matcher::Trace;
 use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
-use crate::report::{self, Report, UnitFacts};
+use crate::report::{self, Report, UnitFacts, counted};
 use crate::ruling::{Asked, similarities};
 use crate::toml_file::Mistakes;
 use crate::unit::{Reading, Unit};
@@ -127,7 +127,7 @@ fn init(names: &[String], path: &str) -> anyhow::Result<()> {
                 presets::names().join(", ")
             )
         })?;
-        included.push(format!("\"preset:{}@{}\"", preset.name, preset.revision));
+        included.push(format!("\"{}\"", preset.path()));
     }
     let version = env!("CARGO_PKG_VERSION").rsplit_once('.').map_or("0", |it| it.0);
     let rule = names.first().map_or("faces", |it| it.split('@').next().unwrap_or(it));
@@ -200,7 +200,6 @@ fn check(names: &[String], locked: bool, output: Option<Printed>) -> anyhow::Res
 
 impl CheckedFile {
     fn human(&self) -> String {
-        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let mut text = match (self.mistakes.len(), self.exceptions) {
             (0, 0) => format!("{}: {}, no mistake\n", self.path, counted(self.rules, "rule")),
             (0, n) => {
@@ -239,8 +238,7 @@ fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow
     let Some(name) = name else {
         let mut text = String::new();
         for preset in presets::PRESETS {
-            let policy =
-                policy::load(&format!("preset:{}@{}", preset.name, preset.revision), false)?;
+            let policy = policy::load(&preset.path(), false)?;
             let titles: Vec<&str> =
                 policy.rules.iter().filter_map(|it| it.title.as_deref()).collect();
             text += &format!(
@@ -268,8 +266,8 @@ fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow
 fn test(names: Vec<String>, sentence_encoder: Option<PathBuf>) -> anyhow::Result<()> {
     let started = Instant::now();
     let how = with_encoder(sentence_encoder);
-    let own = |it: &presets::Preset| format!("preset:{}@{}", it.name, it.revision);
-    let names = if names.is_empty() { presets::PRESETS.iter().map(own).collect() } else { names };
+    let own = || presets::PRESETS.iter().map(presets::Preset::path).collect();
+    let names = if names.is_empty() { own() } else { names };
     let (mut text, mut n, mut failed) = (String::new(), 0, 0);
     for name in &names {
         let policy = policy::load(name, false)?;

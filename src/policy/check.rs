@@ -174,21 +174,18 @@ fn check_rule(
             .scope
             .min_importance
             .is_none_or(|min| facts.importance.get(&description.unit).is_none_or(|it| min <= *it));
-        match find(rule, description, facts.similar) {
-            Some(finding) if important => {
-                let mut is_excepted = false;
-                for (it, outcome) in policy.exceptions.iter().zip(exceptions.iter_mut()) {
-                    is_excepted |= outcome.takes(it, &rule.id, &finding.unit);
-                }
-                if is_excepted {
-                    excepted.push(finding);
-                } else {
-                    *found_here += 1;
-                    findings.push(finding);
-                }
-                continue;
+        if let Some(finding) = find(rule, description, facts.similar).filter(|_| important) {
+            let mut is_excepted = false;
+            for (it, outcome) in policy.exceptions.iter().zip(exceptions.iter_mut()) {
+                is_excepted |= outcome.takes(it, &rule.id, &finding.unit);
             }
-            _ => {}
+            if is_excepted {
+                excepted.push(finding);
+            } else {
+                *found_here += 1;
+                findings.push(finding);
+            }
+            continue;
         }
         let sure = description.best().is_some_and(|it| rule.scope.min_confidence <= it.confidence);
         match description.status {

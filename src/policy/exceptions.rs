@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::gates::{Gate, is_of, some};
+use super::gates::{Gate, some};
 use super::{Exception, Gates, Level};
 use crate::unit::Unit;
 
@@ -107,4 +107,10 @@ pub(super) fn gates(
         ),
         count("expiring-soon", Level::Warn, soon.collect(), "exceptions that end soon"),
     ]
+}
+
+/// Whether an exception speaks of the model with files of these sha256.
+fn is_of(exception: &Exception, model: &[String]) -> bool {
+    let prefix = exception.model.as_deref().map(|it| it.trim_start_matches("sha256:"));
+    prefix.is_none_or(|prefix| model.iter().any(|it| it.starts_with(prefix)))
 }

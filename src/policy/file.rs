@@ -47,7 +47,7 @@ pub fn load(name: &str, locked: bool) -> anyhow::Result<Policy> {
             preset.revision
         ));
     }
-    parsed(preset.text, &path_of(preset), locked)
+    parsed(preset.text, &preset.path(), locked)
 }
 
 /// Where a policy's file is, if it is not a built-in one.
@@ -56,10 +56,6 @@ fn find_file(name: &str) -> Option<PathBuf> {
     let places =
         [PathBuf::from(name), in_folder(name.to_owned()), in_folder(format!("{name}.toml"))];
     places.into_iter().find(|path| path.is_file())
-}
-
-fn path_of(preset: &Preset) -> String {
-    format!("preset:{}@{}", preset.name, preset.revision)
 }
 
 /// Reads a policy. Includes are looked for beside `path`. All mistakes of all files are in the error.
@@ -154,7 +150,7 @@ impl Loader {
         };
         if let Some(name) = named.strip_prefix("preset:") {
             let Some(preset) = presets::find(name) else {
-                let known: Vec<String> = presets::PRESETS.iter().map(path_of).collect();
+                let known: Vec<String> = presets::PRESETS.iter().map(Preset::path).collect();
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let message = format!("there is no built-in policy `{name}`");
                 reader.walker.unknown("unknown-preset", at, message, &named, &known);
@@ -168,7 +164,7 @@ impl Loader {
                 reader.walker.mistake("not-pinned", at, message);
                 return None;
             }
-            return Some(self.file(preset.text, &path_of(preset), gates));
+            return Some(self.file(preset.text, &preset.path(), gates));
         }
         let beside = Path::new(reader.path).parent().unwrap_or(Path::new(""));
         let path = beside.join(&named).display().to_string();
@@ -416,7 +412,7 @@ mod tests {
     #[test]
     fn the_built_in_policies_are_found_by_name() {
         for preset in presets::PRESETS {
-            let pinned = path_of(preset);
+            let pinned = preset.path();
             let policy = load(&pinned, true).unwrap();
             assert_eq!(
                 (policy.name.as_str(), policy.revision),

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Level;
 use super::check::CheckStatus;
-use super::{Exception, Level};
 
 /// The `[gate]` of a policy.
 #[derive(Debug, Clone, Serialize)]
@@ -263,10 +263,4 @@ pub(super) fn some<T: ToString>(them: &[T]) -> String {
         String::new()
     };
     shown.join(", ") + &more
-}
-
-/// Whether an exception speaks of the model with files of these sha256.
-pub(super) fn is_of(exception: &Exception, model: &[String]) -> bool {
-    let prefix = exception.model.as_deref().map(|it| it.trim_start_matches("sha256:"));
-    prefix.is_none_or(|prefix| model.iter().any(|it| it.starts_with(prefix)))
 }

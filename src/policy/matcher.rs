@@ -102,26 +102,37 @@ impl Matcher {
 
     /// What of the text matched; `None` if it does not match.
     pub fn find(&self, text: &str, similar: &Similarities) -> Option<String> {
-        self.trace(text, similar).found
+        self.judge(text, similar, |_, _, _| {})
     }
 
     /// Everything that was tried, and what came of it.
     pub fn trace(&self, text: &str, similar: &Similarities) -> Trace {
-        let mut words = Words::of(text);
         let mut tried = Vec::new();
+        let found = self.judge(text, similar, |part, pattern, hits| {
+            tried.push(Tried::new(part, pattern, text, hits, similar));
+        });
+        Trace { tried, found }
+    }
+
+    /// Tells `tried` of each pattern in turn, and what of the text it covers.
+    fn judge(
+        &self,
+        text: &str,
+        similar: &Similarities,
+        mut tried: impl FnMut(&'static str, &Pattern, &[Range<usize>]),
+    ) -> Option<String> {
+        let mut words = Words::of(text);
         for pattern in &self.none {
             let hits = pattern.find_all(&words, similar);
-            for hit in &hits {
-                words.strike(hit);
-            }
-            tried.push(Tried::new("none", pattern, text, &hits, similar));
+            hits.iter().for_each(|hit| words.strike(hit));
+            tried("none", pattern, &hits);
         }
         let mut matched = Some(Vec::new());
         let (any, all) = (self.any.as_slice(), self.all.as_slice());
         let mut first = None;
         for pattern in any {
             let hits = pattern.find_all(&words, similar);
-            tried.push(Tried::new("any", pattern, text, &hits, similar));
+            tried("any", pattern, &hits);
             first = first.or_else(|| pattern.named(text, &hits));
         }
         match first {
@@ -131,23 +142,19 @@ impl Matcher {
         }
         for pattern in all {
             let hits = pattern.find_all(&words, similar);
-            tried.push(Tried::new("all", pattern, text, &hits, similar));
+            tried("all", pattern, &hits);
             match pattern.named(text, &hits) {
                 Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
                 None => matched = None,
             }
         }
-        let found = matched.map(|it| it.join(" and "));
-        Trace { text: text.to_owned(), remaining: words.remaining(), tried, found }
+        matched.map(|it| it.join(" and "))
     }
 }
 
 /// How a text was judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trace {
-    pub text: String,
-    /// After what `none` covers was blanked out.
-    pub remaining: String,
     pub tried: Vec<Tried>,
     /// What matched; `None` if the text does not match.
     pub found: Option<String>,

@@ -8,6 +8,13 @@ pub struct Preset {
     pub text: &'static str,
 }
 
+impl Preset {
+    /// How a policy names it in `include`, and reports as a file.
+    pub fn path(&self) -> String {
+        format!("preset:{}@{}", self.name, self.revision)
+    }
+}
+
 macro_rules! preset {
     ($name:literal @ $revision:literal in $file:literal) => {
         Preset {

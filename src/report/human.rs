@@ -359,7 +359,7 @@ pub fn right(table: &mut Table, columns: std::ops::Range<usize>) {
 }
 
 /// `1 unit`, `3 units`.
-pub(super) fn counted(n: usize, what: &str) -> String {
+pub fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 

@@ -44,7 +44,7 @@ pub use curve::{By, Curve, Point};
 pub use cyclonedx::cyclonedx;
 pub use diff::{Diff, diff};
 pub use html::html;
-pub use human::{human, new_table, right};
+pub use human::{counted, human, new_table, right};
 pub use intoto::in_toto;
 pub use jsonl::jsonl;
 pub use junit::junit;
