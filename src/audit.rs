@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jiff::civil::Date;
+
 use crate::describe::milan::look::Pictures;
 use crate::describe::{self, Describer, How, table};
 use crate::exemplars::Exemplars;
@@ -36,9 +38,9 @@ pub struct Config {
 }
 
 impl Config {
-    fn run(&self) -> Run {
-        let Config { seed, source, settings, asked, out, .. } = self;
-        record::run(*seed, source, settings, asked.today(), out.clone())
+    fn run(&self, today: Date) -> Run {
+        let Config { seed, source, settings, out, .. } = self;
+        record::run(*seed, source, settings, today, out.clone())
     }
 }
 
@@ -52,7 +54,9 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     let looked = look(config, policy.as_ref(), &phrases, progress);
     let (subject, found) = match (looked, &policy) {
         (Err(error), Some(policy)) => match error.downcast_ref::<NotFinite>() {
-            Some(it) if policy.gates.nan == Level::Deny => return not_finite(config, it, started),
+            Some(it) if policy.gates.nan == Level::Deny => {
+                return not_finite(config, it, config.run(today), started);
+            }
             _ => return Err(error),
         },
         (looked, _) => looked?,
@@ -76,7 +80,7 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
         }
         None => (None, BTreeMap::new()),
     };
-    let mut report = record::report(&looked, &found, config.run(), ruled, &importance)?;
+    let mut report = record::report(&looked, &found, config.run(today), ruled, &importance)?;
     if policy.is_some() {
         let Report { rules, gates, coverage, .. } = &report;
         (report.verdict, report.why) =
@@ -98,7 +102,12 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
 }
 
 /// A report on a model that nothing can be measured on: the gate on its values decides.
-fn not_finite(config: &Config, it: &NotFinite, started: Started) -> anyhow::Result<Report> {
+fn not_finite(
+    config: &Config,
+    it: &NotFinite,
+    run: Run,
+    started: Started,
+) -> anyhow::Result<Report> {
     let model = ModelReport {
         source: config.source.model.clone(),
         arch: it.arch.clone(),
@@ -112,7 +121,7 @@ fn not_finite(config: &Config, it: &NotFinite, started: Started) -> anyhow::Resu
         skipped: vec![],
         manifest_sha256: String::new(),
     };
-    let mut report = Report::new(model, data, record::described_by(&config.how)?, config.run());
+    let mut report = Report::new(model, data, record::described_by(&config.how)?, run);
     let why = Some(it.to_string());
     report.gates = vec![Gate::new("nan", Level::Deny, Some(0.), Some(it.count as f64), why)];
     (report.verdict, report.why) = ruling::verdict(&[], &report.gates, &report.coverage, false);
