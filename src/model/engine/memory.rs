@@ -158,14 +158,15 @@ fn shapes(
     let mut around_of: BTreeMap<NodeId, Around> = BTreeMap::new();
     for (step, packed) in &plan.steps {
         let node = graph.node(step.first);
+        let shaped_by = graph.node(step.shaped_by());
         let (h, w) = side_of[&node.inputs[0]];
-        check_sides(node, (h, w))?;
+        check_sides(shaped_by, (h, w))?;
         let own = around_of.entry(node.inputs[0]).or_default();
         *own = own.max(match &**packed {
             Packed::Winograd(_) => winograd::around(h, w),
             _ => around(&node.op, (h, w)),
         });
-        side_of.insert(step.output, output_sides(&node.op, (h, w)));
+        side_of.insert(step.output, output_sides(&shaped_by.op, (h, w)));
     }
     let is_map = |id: &NodeId| !matches!(graph.node(*id).extent, Extent::Flat { .. });
     let shape = |(id, (h, w)): (NodeId, (usize, usize))| {

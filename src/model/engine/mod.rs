@@ -277,12 +277,18 @@ impl Engine {
                 Packed::Winograd(it) => it.run(self.isa, input, target, scratch),
                 Packed::Depthwise(it) => it.run(self.isa, input, pads, target),
                 Packed::Affine { scale, shift } => {
-                    pool::run(self.isa, &Each::Same { scale: Some(scale) }, input, shift, target);
+                    let each = match graph.node(step.shaped_by()).op {
+                        Op::MaxPool { size, stride, padding } => {
+                            Each::Max { size, stride, padding, scale: Some(scale) }
+                        }
+                        _ => Each::Same { scale: Some(scale) },
+                    };
+                    pool::run(self.isa, &each, input, shift, target);
                 }
                 Packed::Plain { bias } => {
                     let each = match node.op {
                         Op::MaxPool { size, stride, padding } => {
-                            Each::Max { size, stride, padding }
+                            Each::Max { size, stride, padding, scale: None }
                         }
                         Op::AdaptiveAvgPool { side } => Each::Average { side },
                         Op::Relu | Op::Relu6 | Op::Add => Each::Same { scale: None },

@@ -10,6 +10,8 @@ pub(super) struct Step {
     pub(super) first: NodeId,
     /// The batch norm behind it, folded into it.
     pub(super) norm: Option<NodeId>,
+    /// The maximum that is taken of what a batch norm that could not be folded gives.
+    pub(super) pool: Option<NodeId>,
     /// What is added before the values are cut.
     pub(super) residual: Option<NodeId>,
     pub(super) cut: Cut,
@@ -24,6 +26,11 @@ impl Step {
     /// Whose weights it reads.
     pub(super) fn folded(&self) -> Folded {
         (self.first, self.norm)
+    }
+
+    /// The node that says what shape comes out.
+    pub(super) fn shaped_by(&self) -> NodeId {
+        self.pool.unwrap_or(self.first)
     }
 }
 
@@ -81,10 +88,21 @@ pub(super) fn steps(
                 (step.norm, step.output) = (Some(id), id);
                 continue;
             }
+            // A cut before the maximum is one after it.
+            let pools = matches!(graph.node(step.first).op, Op::BatchNorm { .. });
+            if matches!(node.op, Op::MaxPool { .. })
+                && pools
+                && step.residual.is_none()
+                && step.pool.is_none()
+            {
+                (step.pool, step.output) = (Some(id), id);
+                continue;
+            }
         }
         steps.push(Step {
             first: id,
             norm: None,
+            pool: None,
             residual: (node.op == Op::Add).then(|| node.inputs[1]),
             cut: cut(&node.op).unwrap_or(Cut::NONE),
             output: id,
@@ -157,5 +175,21 @@ mod tests {
                 (8, None, Some(7), 9),
             ],
         );
+    }
+
+    #[test]
+    fn a_norm_that_is_not_folded_is_pooled_where_it_is_read() {
+        let mut g = graph();
+        let max = Op::MaxPool { size: 3, stride: 2, padding: 1 };
+        let xs = g.add("bn", Op::BatchNorm { eps: 1e-5 }, &[9]); // 10
+        let xs = g.add("relu2", Op::Relu, &[xs]);
+        let xs = g.add("pool", max, &[xs]);
+        g.add("pool2", max, &[xs]); // 13
+        let found = |visible: &[NodeId]| {
+            let steps = steps(&g, 10..14, |id| visible.contains(&id));
+            steps.iter().map(|it| (it.first, it.pool, it.output)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), [(10, Some(12), 12), (13, None, 13)]);
+        assert_eq!(found(&[11]), [(10, None, 11), (12, None, 12), (13, None, 13)]);
     }
 }

@@ -7,8 +7,8 @@ use super::vector::{Isa, Vector, Work};
 
 /// What becomes of the positions of a channel.
 pub(super) enum Each<'a> {
-    /// The greatest value of a window; what lies beyond the map never wins.
-    Max { size: usize, stride: usize, padding: usize },
+    /// The greatest value of a window, each times `scale`; what lies beyond the map never wins.
+    Max { size: usize, stride: usize, padding: usize, scale: Option<&'a Aligned> },
     /// The mean of each of `side × side` nearly equal parts.
     Average { side: usize },
     /// The value itself, times `scale`.
@@ -38,16 +38,18 @@ impl Work for Job<'_> {
                 for y in 0..to.h {
                     for x in 0..to.w {
                         let value = match *each {
-                            Each::Max { size, stride, padding } => {
+                            Each::Max { size, stride, padding, scale } => {
                                 let (rows, columns) = (
                                     window(y, size, stride, padding, from.h),
                                     window(x, size, stride, padding, from.w),
                                 );
-                                let mut most =
-                                    m.load(&values[from.at(block, rows.start, columns.start)..]);
+                                let scale = scale.map(|it| m.load(&it[block * M::LANES..]));
+                                let mut most = m.splat(f32::NEG_INFINITY);
                                 for y in rows {
                                     for x in columns.clone() {
-                                        most = m.max(most, m.load(&values[from.at(block, y, x)..]));
+                                        let value = m.load(&values[from.at(block, y, x)..]);
+                                        let value = scale.map_or(value, |it| m.mul(value, it));
+                                        most = m.max(most, value);
                                     }
                                 }
                                 most
