@@ -73,6 +73,8 @@ pub struct Concept {
     /// Of the critic's evidence.
     pub auroc_any: Option<f64>,
     pub auroc_majority: Option<f64>,
+    /// Of one person, who named it or not, for the units that all the others named: the mean over who the one is.
+    pub auroc_one_person: Option<f64>,
     /// Of the sentences, against at least one person, and two.
     pub precision_any: Option<f64>,
     pub recall_any: Option<f64>,
@@ -307,6 +309,7 @@ fn concepts(
             units_majority: count(&majority),
             auroc_any: auroc(&scores, &any),
             auroc_majority: auroc(&scores, &majority),
+            auroc_one_person: one_person_finds(units, &pattern),
             precision_any,
             recall_any,
             precision_majority,
@@ -314,6 +317,22 @@ fn concepts(
         });
     }
     Ok(found)
+}
+
+fn one_person_finds(units: &[Annotated], pattern: &Regex) -> Option<f64> {
+    let several = units.iter().filter(|it| 1 < it.texts.len());
+    let named = several.map(|it| it.texts.iter().map(|text| pattern.is_match(text)).collect());
+    let named: Vec<Vec<bool>> = named.collect();
+    let finds = |one: usize| {
+        let others = |it: &Vec<bool>| it.iter().enumerate().all(|(at, named)| at == one || *named);
+        let units = named.iter().filter(|it| one < it.len());
+        let (says, wanted): (Vec<f32>, Vec<bool>) =
+            units.map(|it| (f32::from(u8::from(it[one])), others(it))).unzip();
+        auroc(&says, &wanted)
+    };
+    let most = named.iter().map(Vec::len).max()?;
+    let found: Vec<f64> = (0..most).filter_map(finds).collect();
+    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }
 
 fn calibration(
@@ -381,6 +400,7 @@ pub fn table(found: &Evaluation) -> String {
             "AUROC",
             "precision",
             "recall",
+            "one person",
         ],
     );
     for it in &found.concepts {
@@ -394,11 +414,14 @@ pub fn table(found: &Evaluation) -> String {
             maybe(it.auroc_majority),
             maybe(it.precision_majority),
             maybe(it.recall_majority),
+            maybe(it.auroc_one_person),
         ]);
     }
-    right(&mut concepts, 1..9);
-    let _ =
-        writeln!(text, "AUROC of the critic; precision and recall of the sentences\n{concepts}\n");
+    right(&mut concepts, 1..10);
+    let _ = writeln!(
+        text,
+        "AUROC of the critic, and of one person for what all the others named; precision and recall of the sentences\n{concepts}\n"
+    );
 
     let calibration = &found.calibration;
     let mut bins = new_table(WIDTH, &["units", "confidence", "agreed"]);
@@ -437,4 +460,33 @@ pub fn table(found: &Evaluation) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::Unit;
+
+    #[test]
+    fn one_person_finds_what_the_others_named() {
+        let unit = |channel: usize, texts: &[&str]| Annotated {
+            unit: Unit::new("layer1", channel),
+            site: 0,
+            row: channel,
+            texts: texts.iter().map(|it| (*it).to_owned()).collect(),
+            key: String::new(),
+        };
+        let dogs = Regex::new(r"\bdogs?\b").unwrap();
+        let finds = |units: &[Annotated]| one_person_finds(units, &dogs);
+        let agreed = unit(0, &["dogs", "a dog", "dog and cat"]);
+        let nobody = unit(1, &["sky", "blue", "dogmas"]);
+        // Whoever it is says "dog" of the one and not of the other.
+        assert_eq!(finds(&[agreed.clone(), nobody.clone()]), Some(1.));
+        // The first one misses what both others named; neither of those is missed by one alone.
+        let missed = unit(2, &["fur", "dogs", "dogs"]);
+        assert_eq!(finds(&[missed, nobody.clone()]), Some(0.5));
+        // Nobody can be compared with anybody.
+        assert_eq!(finds(&[unit(3, &["dogs"]), unit(4, &["sky"])]), None);
+        assert_eq!(finds(&[nobody]), None);
+    }
 }
