@@ -6,6 +6,7 @@ pub mod train;
 
 mod bars;
 mod configured;
+mod device;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use candle_core::Device;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
@@ -272,7 +272,7 @@ impl Shared {
             classes: self.classes.clone(),
             offline: self.offline,
             cache: self.cache.clone(),
-            device: device(&self.device)?,
+            device: device::open(&self.device)?,
             exact: self.exact,
             scratch: self.out(),
         })
@@ -341,25 +341,6 @@ fn model_name(model: &str) -> String {
     let last = model.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(model);
     let name = last.strip_suffix(".safetensors").unwrap_or(last);
     if name.is_empty() || name.chars().all(|c| c == '.') { "model".into() } else { name.into() }
-}
-
-fn device(name: &str) -> anyhow::Result<Device> {
-    let index = match name {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => 0,
-        _ => name
-            .strip_prefix("cuda:")
-            .and_then(|index| index.parse().ok())
-            .ok_or_else(|| usage!("--device `{name}` is none of cpu, cuda, cuda:N"))?,
-    };
-    if !cfg!(feature = "cuda") {
-        return Err(usage!(
-            "--device {name}: this program was built without the cargo feature `cuda`"
-        ));
-    }
-    Device::new_cuda(index).map_err(|_| {
-        anyhow::anyhow!("there is no CUDA device {index}, or its driver does not answer")
-    })
 }
 
 /// Writes the reports that were asked for: the terminal's unless another one goes to stdout. With `pictures` a page
@@ -509,10 +490,5 @@ mod tests {
             check(&command, command.get_name(), &mut missing);
         }
         assert_eq!(missing, [] as [&str; 0]);
-    }
-
-    #[test]
-    fn an_unknown_device_is_a_mistake_of_the_user() {
-        assert_eq!(error::kind(&device("tpu").unwrap_err()), Kind::Usage);
     }
 }

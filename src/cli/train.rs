@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::{Bars, When};
+use super::{Bars, When, device};
 use crate::data::scenes::Scenes;
 use crate::train::overlap::Against;
 use crate::train::source::Source;
@@ -53,7 +53,17 @@ struct Classifier {
     #[arg(long, env = "MILAN_TRAIN_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    place: Where,
+    #[command(flatten)]
     running: Running,
+}
+
+/// Where a command trains.
+#[derive(Args)]
+struct Where {
+    /// Where training is computed: cpu, cuda or cuda:N
+    #[arg(long, env = "MILAN_TRAIN_DEVICE", value_name = "DEVICE", default_value = "cpu")]
+    device: String,
 }
 
 /// How a command runs.
@@ -101,6 +111,8 @@ struct Describer {
     /// The seed of everything random
     #[arg(long, env = "MILAN_TRAIN_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    place: Where,
     #[command(flatten)]
     running: Running,
 }
@@ -198,6 +210,7 @@ fn describer(it: Describer) -> anyhow::Result<()> {
         sentence_encoder: it.sentence_encoder,
         out: it.out,
         seed: it.seed,
+        device: device::open(&it.place.device)?,
     };
     let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::print(&format!("wrote {}\n", file.display()))
@@ -216,6 +229,7 @@ fn classifier(it: Classifier) -> anyhow::Result<()> {
         epochs: it.epochs.into(),
         out: it.out,
         seed: it.seed,
+        device: device::open(&it.place.device)?,
     };
     let file = classifier::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::print(&format!("wrote {}\n", file.display()))

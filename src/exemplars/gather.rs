@@ -6,6 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::on_device::{self, Fetched};
 use super::spread::{cell, places};
 use super::tail::Tail;
 use super::topk::TopK;
@@ -40,6 +41,43 @@ struct Seen {
     tail: Tail,
 }
 
+/// The maps of some pictures, wherever they lie.
+pub(super) trait Maps {
+    /// Pictures, channels, height and width.
+    fn dims(&self) -> (usize, usize, usize, usize);
+
+    fn value(&self, picture: usize, channel: usize, cell: (usize, usize)) -> f32;
+
+    /// The map of a channel, row after row.
+    fn map(&self, picture: usize, channel: usize) -> Vec<f32>;
+
+    /// Tells what there is on a picture.
+    fn survey(&self, picture: usize, survey: &mut dyn Survey);
+
+    /// The greatest of some values of a map.
+    fn greatest(&self, picture: usize, channel: usize, cells: &[(usize, usize)]) -> Option<f32> {
+        cells.iter().map(|&cell| self.value(picture, channel, cell)).max_by(f32::total_cmp)
+    }
+}
+
+impl Maps for Blocks<'_> {
+    fn dims(&self) -> (usize, usize, usize, usize) {
+        self.dims()
+    }
+
+    fn value(&self, picture: usize, channel: usize, cell: (usize, usize)) -> f32 {
+        self.value(picture, channel, cell)
+    }
+
+    fn map(&self, picture: usize, channel: usize) -> Vec<f32> {
+        self.map(picture, channel)
+    }
+
+    fn survey(&self, picture: usize, survey: &mut dyn Survey) {
+        self.survey(picture, survey);
+    }
+}
+
 impl Gather {
     /// At most `n_expected` pictures will come, those of all parts together.
     pub fn new(site: &str, config: Config, n_expected: usize) -> Gather {
@@ -57,7 +95,10 @@ impl Gather {
                 ys.dims()
             ),
         };
-        Blocks::of(&ys, |maps| self.see(maps, ids))?
+        match ys.device().is_cpu() {
+            true => Blocks::of(&ys, |maps| self.see(maps, ids))?,
+            false => self.see_on_device(&ys, ids),
+        }
     }
 
     /// Takes in the site's maps on the pictures `ids`.
@@ -68,7 +109,35 @@ impl Gather {
     /// Errs where a value is NaN or infinite, and where the shape is not the one seen before; what
     /// was gathered is then of no more use.
     pub fn see(&mut self, maps: &Blocks<'_>, ids: &[usize]) -> anyhow::Result<()> {
-        let (n, c, h, w) = maps.dims();
+        self.begin(maps.dims(), ids)?;
+        self.take_in(maps, ids)
+    }
+
+    /// As [`see`](Gather::see), for maps `(n, c, h, w)` on another device: of them only what is asked for is copied.
+    pub(super) fn see_on_device(&mut self, ys: &Tensor, ids: &[usize]) -> anyhow::Result<()> {
+        let (n, c, h, w) = ys.dims4()?;
+        self.begin((n, c, h, w), ids)?;
+        let together = (on_device::TOGETHER / (c * h * w)).max(1);
+        for (part, ids) in ids.chunks(together).enumerate() {
+            let ys = ys.narrow(0, part * together, ids.len())?;
+            let floors: Vec<f32> = self.units.iter().map(|it| it.tail.floor()).collect();
+            let cells: Vec<_> = ids.iter().map(|&id| self.cells(id, (h, w))).collect();
+            let fetched = Fetched::of(&ys, &floors, &cells, |maps, picture, unit, highest| {
+                let (seen, id) = (&self.units[unit], ids[picture]);
+                let there = maps.greatest(picture, unit, &cells[picture]);
+                seen.top.takes(id, highest) || there.is_some_and(|it| seen.spread.takes(id, it))
+            })?;
+            self.take_in(&fetched, ids)?;
+        }
+        Ok(())
+    }
+
+    /// Errs where maps `(n, c, h, w)` are not what is expected on the pictures `ids`.
+    fn begin(
+        &mut self,
+        (n, c, h, w): (usize, usize, usize, usize),
+        ids: &[usize],
+    ) -> anyhow::Result<()> {
         ensure!(n == ids.len(), "`{}` gives {n} outputs for {} pictures", self.site, ids.len());
         self.expect((c, h, w))?;
         ensure!(
@@ -77,10 +146,21 @@ impl Gather {
             self.site,
             self.n_expected
         );
+        Ok(())
+    }
+
+    /// The cells of a picture's maps `(h, w)` in which there is a place drawn at random.
+    fn cells(&self, id: usize, map: (usize, usize)) -> Vec<(usize, usize)> {
         let Config { top_k, quantile, spread } = self.config;
         let expected = top_k as f64 / (1. - quantile) / self.n_expected.max(1) as f64;
+        let places = spread.map_or(vec![], |seed| places(id, expected, seed));
+        places.into_iter().map(|place| cell(place, map)).collect()
+    }
+
+    fn take_in(&mut self, maps: &impl Maps, ids: &[usize]) -> anyhow::Result<()> {
+        let (n, c, h, w) = maps.dims();
         for (picture, &id) in ids.iter().enumerate() {
-            let places = spread.map_or(vec![], |seed| places(id, expected, seed));
+            let cells = self.cells(id, (h, w));
             let units = &mut self.units;
             let mut surveyed = Surveyed { units, n_values: h * w, highest: vec![None; c] };
             maps.survey(picture, &mut surveyed);
@@ -96,8 +176,7 @@ impl Gather {
                 let seen = &mut self.units[unit];
                 let map = |to: &mut [f16]| to_half(&maps.map(picture, unit), to);
                 seen.top.offer(id, highest, h * w, map);
-                let there = |place| maps.value(picture, unit, cell(place, (h, w)));
-                if let Some(there) = places.iter().copied().map(there).max_by(f32::total_cmp) {
+                if let Some(there) = maps.greatest(picture, unit, &cells) {
                     seen.spread.offer(id, there, h * w, map);
                 }
             }

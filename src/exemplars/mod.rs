@@ -13,6 +13,7 @@ pub mod tail;
 
 mod buckets;
 mod gather;
+mod on_device;
 mod topk;
 
 use half::f16;

@@ -32,11 +32,7 @@ impl TopK {
         size: usize,
         map: impl FnOnce(&mut [f16]),
     ) {
-        let before = |rank: &Rank| {
-            rank.activation > activation
-                || (rank.activation == activation && rank.picture < picture)
-        };
-        let place = self.ranks.partition_point(before);
+        let place = self.place(picture, activation);
         if place == self.k {
             return;
         }
@@ -50,6 +46,20 @@ impl TopK {
         self.maps.resize(self.maps.len().max((slot + 1) * size), f16::ZERO);
         map(&mut self.maps[slot * size..][..size]);
         self.ranks.insert(place, Rank { activation, picture, slot });
+    }
+
+    /// Whether a picture would be taken in now. One that is not is not later, either.
+    pub(super) fn takes(&self, picture: usize, activation: f32) -> bool {
+        self.place(picture, activation) < self.k
+    }
+
+    /// How many are before it.
+    fn place(&self, picture: usize, activation: f32) -> usize {
+        let before = |rank: &Rank| {
+            rank.activation > activation
+                || (rank.activation == activation && rank.picture < picture)
+        };
+        self.ranks.partition_point(before)
     }
 
     pub(super) fn merge(&mut self, other: &TopK) {

@@ -40,6 +40,8 @@ pub struct Config {
     /// Where the model and its card are written.
     pub out: PathBuf,
     pub seed: u64,
+    /// Where it is trained. All that is random is drawn on the CPU, where accuracy is measured, too.
+    pub device: Device,
 }
 
 /// Pictures between two steps, and those of them whose moments and gradients are one thread's work: whatever the
@@ -71,10 +73,11 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         Ok((name, Probe { dataset, preprocess: preprocess.clone() }))
     });
     let tests = tests.collect::<anyhow::Result<Vec<_>>>()?;
-    let params = Params::new(config.seed);
+    let device = &config.device;
+    let params = Params::new(config.seed, device);
     let graph = zoo::by_name(&config.arch)?.build(dataset.classes.len());
     let n_features = n_features(&graph)?;
-    let mut running = moments(&graph)?;
+    let mut running = moments(&graph, device)?;
     let learner = Learner::new(graph, &params)?;
     let crop = |id| read_crop(&dataset, &preprocess, id);
     let crops = (0..labels.len()).into_par_iter().map(crop).collect::<anyhow::Result<Vec<_>>>()?;
@@ -91,11 +94,11 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             let learn = |(part, ids): (usize, &[usize])| {
                 let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
                 rng.set_stream((1 + step * (BATCH / PART) + part) as u64);
-                let xs = pixels(&crops, ids, &preprocess)?;
+                let xs = pixels(&crops, ids, &preprocess)?.to_device(device)?;
                 let labels: Vec<u32> = ids.iter().map(|id| labels[*id]).collect();
-                let drop = kept(ids.len(), n_features, &mut rng)?;
+                let drop = kept(ids.len(), n_features, &mut rng)?.to_device(device)?;
                 let (logits, moments) = learner.run(&xs, &drop)?;
-                let loss = cross_entropy(&logits, &Tensor::new(labels, &Device::Cpu)?)?;
+                let loss = cross_entropy(&logits, &Tensor::new(labels, device)?)?;
                 let loss = (loss * (PART as f64 / BATCH as f64))?;
                 Ok((loss.backward()?, moments))
             };
@@ -177,16 +180,16 @@ fn kept(n: usize, n_features: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<Ten
 /// A network that has learnt nothing, as the bytes of a checkpoint.
 pub fn untrained(arch: &str, n_classes: usize, seed: u64) -> anyhow::Result<Vec<u8>> {
     let graph = zoo::by_name(arch)?.build(n_classes);
-    let (params, running) = (Params::new(seed), moments(&graph)?);
+    let (params, running) = (Params::new(seed, &Device::Cpu), moments(&graph, &Device::Cpu)?);
     Learner::new(graph, &params)?;
     Ok(write::to_bytes(&[], entries(&tensors(&params, &running)?)?))
 }
 
 /// Those before the first picture: means of 0, variances of 1.
-fn moments(graph: &Graph) -> anyhow::Result<Moments> {
+fn moments(graph: &Graph, device: &Device) -> anyhow::Result<Moments> {
     let norms = graph.nodes().iter().filter(|it| matches!(it.op, Op::BatchNorm { .. }));
     let own = norms.map(|node| {
-        let zeros = Tensor::zeros((node.channels, 1), DType::F32, &Device::Cpu)?;
+        let zeros = Tensor::zeros((node.channels, 1), DType::F32, device)?;
         Ok((node.name.clone(), (zeros.clone(), zeros.ones_like()?)))
     });
     own.collect()
@@ -247,6 +250,9 @@ fn card(config: &Config, file: &Path, measured: &[(String, usize, f64)]) -> anyh
         write!(command, " --test {name}={source}")?;
     }
     write!(command, " --seed {seed}")?;
+    if !config.device.is_cpu() {
+        command += " --device cuda";
+    }
     let mut card = format!(
         "# A classifier\n\n`{arch}`, trained on `{data}`, {epochs} times over, with seed {seed}: AdamW, batches of {BATCH}.\n\n```sh\n{command}\n```\n\n`model.safetensors` has sha256 `{}`.\n",
         digest(file)?.1

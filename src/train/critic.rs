@@ -48,17 +48,20 @@ impl Named {
     }
 }
 
-/// The weights that know the units of `judge` best, as they will be read from a file. With each batch of
-/// units go some names, each a unit of which a few regions were picked.
+/// The weights that know the units of `judge` best, as they will be read from a file, trained on `device`. With
+/// each batch of units go some names, each a unit of which a few regions were picked.
+///
+/// What is learnt from stays on the CPU, where batches are drawn and put together, the same for every device.
 pub fn train(
     learn: &Pairs,
     named: &[Named],
     judge: &Pairs,
     sizes: Sizes,
     seed: u64,
+    device: &Device,
     progress: Progress<'_>,
 ) -> anyhow::Result<Tensors> {
-    let params = Params::new(seed);
+    let params = Params::new(seed, device);
     let critic = Critic::new(sizes, &params.builder())?;
     let (n, k, _) = learn.features.dims3()?;
     let mut training = params.training(7e-4, 0.1, 20, EPOCHS * n.div_ceil(BATCH))?;
@@ -98,14 +101,15 @@ pub fn train(
                 features.push(own?.unsqueeze(0)?);
                 sentences.push(name?);
             }
-            let units = critic.units(&Tensor::cat(&features, 0)?, &mut noise)?;
-            let texts = critic.texts(&Tensor::stack(&sentences, 0)?, &mut noise)?;
+            let units = critic.units(&Tensor::cat(&features, 0)?.to_device(device)?, &mut noise)?;
+            let texts =
+                critic.texts(&Tensor::stack(&sentences, 0)?.to_device(device)?, &mut noise)?;
             let scores = critic.score(&units, &texts)?;
             let loss = (contrast(&scores)? + contrast(&scores.t()?)?)?;
             training.step(&(loss * 0.5)?, f64::INFINITY)?;
         }
         if EPOCHS / 2 <= epoch {
-            let know = knows(&critic, judge)?;
+            let know = knows(&critic, judge, device)?;
             if best.as_ref().is_none_or(|(most, _)| *most < know) {
                 best = Some((know, params.values()?));
             }
@@ -152,9 +156,10 @@ fn contrast(scores: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// How well units are told apart by their sentences: specificity, the mean of within layers and over all.
-fn knows(critic: &Critic, judge: &Pairs) -> anyhow::Result<f64> {
-    let units = critic.units(&judge.features, &mut Noise::none())?;
-    let texts = judge.sentences.iter().map(|it| critic.texts(it, &mut Noise::none())?.mean(0));
+fn knows(critic: &Critic, judge: &Pairs, device: &Device) -> anyhow::Result<f64> {
+    let units = critic.units(&judge.features.to_device(device)?, &mut Noise::none())?;
+    let mean = |it: &Tensor| critic.texts(&it.to_device(device)?, &mut Noise::none())?.mean(0);
+    let texts = judge.sentences.iter().map(mean);
     let texts = Tensor::stack(&texts.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
     let scores = critic.score(&units, &texts)?.to_vec2::<f32>()?;
     let found = specificity(|i, j| scores[i][j], &judge.layers);
@@ -184,7 +189,8 @@ mod tests {
     fn a_critic_learns_which_sentence_belongs_to_a_unit_and_is_the_same_again() {
         let sizes = Sizes { features: 8, hidden: 32, sentence: 8, common: 16 };
         let (learn, judge) = (pairs(400, 1), pairs(60, 2));
-        let train = || train(&learn, &[], &judge, sizes, 3, &|_, _, _| Ok(())).unwrap();
+        let train =
+            || train(&learn, &[], &judge, sizes, 3, &Device::Cpu, &|_, _, _| Ok(())).unwrap();
         let tensors = train();
         let vb = candle_nn::VarBuilder::from_tensors(
             tensors.clone().into_iter().collect(),
@@ -192,7 +198,7 @@ mod tests {
             &Device::Cpu,
         );
         let critic = Critic::new(sizes, &vb).unwrap();
-        let know = knows(&critic, &judge).unwrap();
+        let know = knows(&critic, &judge, &Device::Cpu).unwrap();
         assert!(0.75 < know, "{know}");
         let values = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let again = train();

@@ -45,6 +45,9 @@ pub struct Config {
     /// Where the describer, its card and the stages are written.
     pub out: PathBuf,
     pub seed: u64,
+    /// Where sentence tower, critics, captioner and language model are trained. Pictures are looked at on the CPU, and
+    /// all that is random is drawn there.
+    pub device: Device,
 }
 
 /// Of the pieces' vectors, and of what stands behind them.
@@ -92,14 +95,14 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         env!("CARGO_PKG_VERSION"),
         looker.inputs,
         config.seed
-    );
+    ) + trained_on(&config.device);
 
     // The sentence tower.
     let pieces = teacher.pieces().list().to_vec();
     let tower = tower::Sizes { piece: PIECE, hidden: HIDDEN, sentence: teacher.hidden_size() };
     let sentence_inputs = format!("{inputs} {tower:?}");
     let sentence_tensors = stage(&work, "sentence", &sentence_inputs, || {
-        sentence::distil(&teacher, &texts, &phrases, tower, config.seed, progress)
+        sentence::distil(&teacher, &texts, &phrases, tower, config.seed, &config.device, progress)
     })?;
     let sentences = sentence::open(pieces.clone(), tower, &sentence_tensors)?;
 
@@ -145,7 +148,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         let inputs = format!("{inputs} {critic:?} {seed} {region_inputs}");
         let trained = stage(&work, &format!("critic-{at}"), &inputs, || {
             let progress = &|_: &str, done, all| joint.show(at, done, all);
-            critic::train(&learn_pairs, &names, &choose_pairs, critic, seed, progress)
+            let device = &config.device;
+            critic::train(&learn_pairs, &names, &choose_pairs, critic, seed, device, progress)
         })?;
         Ok(trained.into_iter().map(|(name, it)| (format!("critic.{at}.{name}"), it)).collect())
     };
@@ -154,7 +158,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             let learn = said(learn, &learn_features, &vocabulary);
             let choose = said(choose, &choose_features, &vocabulary);
             let progress = &|_: &str, done, all| joint.show(CRITICS, done, all);
-            speech::train(&learn, &choose, speech_sizes, &vocabulary, config.seed, progress)
+            let (seed, device) = (config.seed, &config.device);
+            speech::train(&learn, &choose, speech_sizes, &vocabulary, seed, device, progress)
         })
     };
     let (speech, critics) = rayon::join(train_speech, || {
@@ -204,6 +209,13 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let card = card(&contents, &material, &names, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
+}
+
+/// What a stage's inputs say of the device it is trained on. A GPU sums in another order, and not always in the same,
+/// so what was trained on it is never taken for what the CPU would give, nor the other way round. Which GPU it was makes
+/// no difference.
+fn trained_on(device: &Device) -> &'static str {
+    if device.is_cpu() { "" } else { " cuda" }
 }
 
 /// How far several that train side by side are, together.
@@ -278,7 +290,7 @@ fn card(contents: &Contents, material: &Material, named: &[Named], config: &Conf
          | encoder | {}, at {} |\n\
          | sentences are judged by | {} |\n\
          | phrases, words | {}, {} |\n\
-         | seed | {} |\n\n\
+         | seed | {}{} |\n\n\
          `milan-train evaluate` with the same files measures it on the units held out.\n",
         name(&config.source.annotations),
         material.learn.len(),
@@ -292,6 +304,7 @@ fn card(contents: &Contents, material: &Material, named: &[Named], config: &Conf
         serde_json::from_str::<Phrases>(&contents.phrases).map_or(0, |it| it.texts().len()),
         contents.words.len(),
         config.seed,
+        if config.device.is_cpu() { "" } else { ", on a GPU" },
     )
 }
 

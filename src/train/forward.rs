@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn what_learns_is_what_runs() {
         let graph = zoo::by_name(zoo::SMALL).unwrap().build(10);
-        let params = Params::new(3);
+        let params = Params::new(3, &Device::Cpu);
         let learner = Learner::new(graph.clone(), &params).unwrap();
         let xs = random(4, &[6, 3, 32, 32]);
         let drop = Tensor::ones((6, 160), candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_has_no_rule_is_refused_by_name() {
         let graph = zoo::by_name("mobilenet_v2").unwrap().build(10);
-        let error = Learner::new(graph, &Params::new(0)).err().unwrap().to_string();
+        let error = Learner::new(graph, &Params::new(0, &Device::Cpu)).err().unwrap().to_string();
         assert!(error.contains("cannot be trained here because of `features.0.2`"), "{error}");
     }
 }

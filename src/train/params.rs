@@ -1,7 +1,7 @@
 //! Weights being trained: begun from a seed, stepped, kept at their best.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
@@ -15,32 +15,40 @@ use rand_chacha::ChaCha8Rng;
 pub struct Params(Arc<Mutex<Inner>>);
 
 struct Inner {
+    device: Device,
     rng: ChaCha8Rng,
     vars: BTreeMap<String, Var>,
 }
 
 impl Params {
-    pub fn new(seed: u64) -> Params {
-        let rng = ChaCha8Rng::seed_from_u64(seed);
-        Params(Arc::new(Mutex::new(Inner { rng, vars: BTreeMap::new() })))
+    /// They live on `device`, and begin with the same values on each: those are drawn on the CPU.
+    pub fn new(seed: u64, device: &Device) -> Params {
+        let (device, rng) = (device.clone(), ChaCha8Rng::seed_from_u64(seed));
+        Params(Arc::new(Mutex::new(Inner { device, rng, vars: BTreeMap::new() })))
     }
 
     pub fn builder(&self) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
+        let device = self.inner().device.clone();
+        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, device)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn vars(&self) -> BTreeMap<String, Var> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).vars.clone()
+        self.inner().vars.clone()
     }
 
-    /// Copies of all values, by name.
+    /// Copies of all values on the CPU, by name.
     pub fn values(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.vars().into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?))).collect()
+        let copy = |var: Var| var.as_tensor().copy()?.to_device(&Device::Cpu);
+        self.vars().into_iter().map(|(name, var)| Ok((name, copy(var)?))).collect()
     }
 
     pub fn set(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
         self.vars().iter().try_for_each(|(name, var)| match values.get(name) {
-            Some(value) => var.set(value),
+            Some(value) => var.set(&value.to_device(var.device())?),
             None => Ok(()),
         })
     }
@@ -110,7 +118,7 @@ impl SimpleBackend for Params {
         _: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         if let Some(var) = inner.vars.get(name) {
             return Ok(var.as_tensor().clone());
         }

@@ -24,13 +24,15 @@ const COMPOSED: usize = 6000;
 const EPOCHS: usize = 14;
 const BATCH: usize = 256;
 
-/// Teaches the tower what the teacher makes of all texts, all phrases, and sentences of two phrases.
+/// Teaches the tower what the teacher makes of all texts, all phrases, and sentences of two phrases. The teacher reads
+/// on the CPU; the tower learns on `device`.
 pub fn distil(
     teacher: &MiniLm,
     texts: &[Vec<String>],
     phrases: &Phrases,
     sizes: Sizes,
     seed: u64,
+    device: &Device,
     progress: Progress<'_>,
 ) -> anyhow::Result<Tensors> {
     let mut all: Vec<String> = texts.iter().flatten().cloned().collect();
@@ -58,8 +60,8 @@ pub fn distil(
         vectors.push(teacher.encode(&refs(some))?);
     }
     progress("sentence encoder", all.len(), all.len())?;
-    let singles = teacher.single_pieces()?;
-    let vectors = Tensor::cat(&vectors, 0)?;
+    let singles = teacher.single_pieces()?.to_device(device)?;
+    let vectors = Tensor::cat(&vectors, 0)?.to_device(device)?;
     train(teacher.pieces(), &singles, &all, &vectors, sizes, seed, progress)
 }
 
@@ -70,9 +72,8 @@ pub fn open(pieces: Vec<String>, sizes: Sizes, tensors: &Tensors) -> anyhow::Res
     Ok(Sentences::new(Pieces::new(pieces)?, sizes, &vb)?)
 }
 
-/// Trains on `texts` with the teacher's vectors `(texts, sentence)`; `singles` `(pieces, teacher)` are the
-/// teacher's vectors of single pieces. Gives the tensors of
-/// [`Sentences`] as they will be read from a file.
+/// Trains on `texts` with the teacher's vectors `(texts, sentence)`, where these are; `singles` `(pieces, teacher)` are
+/// the teacher's vectors of single pieces. Gives the tensors of [`Sentences`] as they will be read from a file.
 fn train(
     pieces: &Pieces,
     singles: &Tensor,
@@ -91,7 +92,8 @@ fn train(
     let start =
         counts.iter().map(|it| (1e-3 / (1e-3 + it / n_seen) + 1e-2f32).ln()).collect::<Vec<_>>();
 
-    let params = Params::new(seed);
+    let device = teacher.device();
+    let params = Params::new(seed, device);
     let vb = params.builder();
     let head = Head::new(sizes, &vb)?;
     let project = candle_nn::linear_no_bias(singles.dim(1)?, sizes.piece, vb.pp("project"))?;
@@ -121,8 +123,8 @@ fn train(
                     there[row * longest + place] = 1.;
                 }
             }
-            let ids = Tensor::from_vec(ids, n * longest, &Device::Cpu)?;
-            let there = Tensor::from_vec(there, (n, longest, 1), &Device::Cpu)?;
+            let ids = Tensor::from_vec(ids, n * longest, device)?;
+            let there = Tensor::from_vec(there, (n, longest, 1), device)?;
             let weights = log_weights.index_select(&ids, 0)?.exp()?.reshape((n, longest, 1))?;
             let weights = (weights * there)?;
             let vectors = singles.index_select(&ids, 0)?;
@@ -131,17 +133,17 @@ fn train(
             let means = vectors.sum(1)?.broadcast_div(&weights.sum(1)?)?;
             let found = head.forward(&means, &mut noise)?;
             let wanted: Vec<u32> = batch.iter().map(|&it| it as u32).collect();
-            let wanted = teacher.index_select(&Tensor::new(wanted, &Device::Cpu)?, 0)?;
+            let wanted = teacher.index_select(&Tensor::new(wanted, device)?, 0)?;
             let cosine = (&found * &wanted)?.sum(1)?.mean_all()?;
             let contrast = (found.matmul(&wanted.t()?)? * 20.)?;
-            let own = Tensor::arange(0, n as u32, &Device::Cpu)?;
+            let own = Tensor::arange(0, n as u32, device)?;
             let loss = ((1. - cosine)? + (cross_entropy(&contrast, &own)? * 0.1)?)?;
             training.step(&loss, 5.)?;
         }
     }
     progress("sentence tower", EPOCHS, EPOCHS)?;
     let mut tensors = params.values()?;
-    let table = singles.matmul(&tensors["project.weight"].t()?)?;
+    let table = singles.to_device(&Device::Cpu)?.matmul(&tensors["project.weight"].t()?)?;
     tensors.remove("project.weight");
     tensors.insert("table".into(), table);
     tensors.into_iter().map(|(name, it)| Ok((name, rounded(&it)?))).collect()

@@ -36,16 +36,17 @@ pub struct Sizes {
 }
 
 /// The captioner's and the language model's weights that predict the sentences of `judge` best, as they
-/// will be read from a file.
+/// will be read from a file, trained on `device`. What is learnt from stays on the CPU, where batches are drawn.
 pub fn train(
     learn: &Said,
     judge: &Said,
     sizes: Sizes,
     vocabulary: &Vocabulary,
     seed: u64,
+    device: &Device,
     progress: Progress<'_>,
 ) -> anyhow::Result<Tensors> {
-    let params = Params::new(seed);
+    let params = Params::new(seed, device);
     let n_features = learn.features.dim(2)?;
     let vocabulary = vocabulary.clone();
     let speech = Speech::new(n_features, sizes.captioner, sizes.lm, vocabulary, &params.builder())?;
@@ -64,13 +65,15 @@ pub fn train(
         batches.shuffle(&mut rng);
         for (at, batch) in batches.iter().enumerate() {
             progress("captioner", epoch * batches.len() + at, EPOCHS * batches.len())?;
-            let (captioned, modelled) = losses(&speech, learn, batch, &mut noise, Some(&mut rng))?;
+            let (captioned, modelled) =
+                { losses(&speech, learn, batch, device, &mut noise, Some(&mut rng))? };
             training.step(&(captioned + modelled)?, 5.)?;
         }
         let all: Vec<usize> = (0..judge.sentences.len()).collect();
         let mut sum = 0.;
         for batch in all.chunks(BATCH) {
-            let (captioned, modelled) = losses(&speech, judge, batch, &mut Noise::none(), None)?;
+            let (captioned, modelled) =
+                { losses(&speech, judge, batch, device, &mut Noise::none(), None)? };
             sum += (captioned + modelled)?.to_scalar::<f32>()? * batch.len() as f32;
         }
         if best.as_ref().is_none_or(|(least, _)| sum < *least) {
@@ -93,12 +96,12 @@ fn losses(
     speech: &Speech,
     said: &Said,
     batch: &[usize],
+    device: &Device,
     noise: &mut Noise,
     rng: Option<&mut ChaCha8Rng>,
 ) -> candle_core::Result<(Tensor, Tensor)> {
-    let device = &Device::Cpu;
     let units: Vec<u32> = batch.iter().map(|&it| said.sentences[it].0 as u32).collect();
-    let mut features = said.features.index_select(&Tensor::new(units, device)?, 0)?;
+    let mut features = said.features.index_select(&Tensor::new(units, &Device::Cpu)?, 0)?;
     let longest = batch.iter().map(|&it| said.sentences[it].1.len()).max().unwrap_or(1);
     let vocabulary = &speech.vocabulary;
     let token = |row: usize, at: usize| said.sentences[row].1.get(at).copied();
@@ -111,14 +114,14 @@ fn losses(
         let k = features.dim(1)?;
         let some = index::sample(rng, k, k.div_ceil(2));
         let some: Vec<u32> = some.into_iter().map(|it| it as u32).collect();
-        features = features.index_select(&Tensor::new(some, device)?, 1)?;
+        features = features.index_select(&Tensor::new(some, &Device::Cpu)?, 1)?;
         for token in read[1..].iter_mut().flatten() {
             if rng.random_bool(WORDS_DROPPED) {
                 *token = vocabulary.unknown();
             }
         }
     }
-    let regions: Regions = speech.regions(&features, noise)?;
+    let regions: Regions = speech.regions(&features.to_device(device)?, noise)?;
     let mut state = speech.captioner.start(&regions)?;
     let mut states = speech.lm.start(batch.len(), device)?;
     let (mut captioned, mut modelled, mut n_words) = (vec![], vec![], 0.);

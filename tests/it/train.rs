@@ -245,3 +245,24 @@ fn what_is_not_named_is_asked_for() {
         assert!(code == 2 && stderr.contains(wanted), "{stderr}");
     }
 }
+
+#[test]
+fn a_device_that_is_not_there_is_refused_before_anything_is_read() {
+    let describer =
+        ["describer", "--annotations", "x", "--encoder", "x", "--sentence-encoder", "x"];
+    let classifier = ["classifier", "--data", "x"];
+    let mut cases = vec![("tpu", "--device `tpu` is none of cpu, cuda, cuda:N")];
+    if !cfg!(feature = "cuda") {
+        cases.push(("cuda:1", "this program was built without the cargo feature `cuda`"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&describer[..], &classifier] {
+        for (device, wanted) in &cases {
+            let arguments = [command, &["--device", device]].concat();
+            let (code, _, stderr) = run("milan-train", folder.path(), &arguments);
+            assert!(code == 2 && stderr.contains(wanted), "{stderr}");
+        }
+    }
+    let (code, _, stderr) = run("milan-train", folder.path(), &["evaluate", "--device", "cpu"]);
+    assert!(code == 2 && stderr.contains("unexpected argument"), "{stderr}");
+}
