@@ -66,14 +66,14 @@ pub fn train(
         for (at, batch) in batches.iter().enumerate() {
             progress("captioner", epoch * batches.len() + at, EPOCHS * batches.len())?;
             let (captioned, modelled) =
-                { losses(&speech, learn, batch, device, &mut noise, Some(&mut rng))? };
+                losses(&speech, learn, batch, device, &mut noise, Some(&mut rng))?;
             training.step(&(captioned + modelled)?, 5.)?;
         }
         let all: Vec<usize> = (0..judge.sentences.len()).collect();
         let mut sum = 0.;
         for batch in all.chunks(BATCH) {
             let (captioned, modelled) =
-                { losses(&speech, judge, batch, device, &mut Noise::none(), None)? };
+                losses(&speech, judge, batch, device, &mut Noise::none(), None)?;
             sum += (captioned + modelled)?.to_scalar::<f32>()? * batch.len() as f32;
         }
         if best.as_ref().is_none_or(|(least, _)| sum < *least) {
