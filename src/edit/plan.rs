@@ -3,18 +3,19 @@
 //! Setting channel `u` of a node's output to zero can be written into weights in two ways:
 //!
 //! - through the **writers**, where every path into the node ends in a layer that nothing else
-//!   reads: row `u` of a convolution or linear layer and its bias, or batch norm's weight *and* bias
+//!   reads: row `u` of a convolution or linear layer and its bias, or a norm's weight *and* bias
 //!   (batch norm after a zeroed convolution would leave the constant `β − γμ/σ`);
 //! - through the **readers**, where only convolutions and linear layers read it: their input slices.
 //!   This is how the last block of a ResNet stage is edited, for a residual sum has no filter of its own.
 //!
-//! In between may stand only ops that turn zeros into zeros ([`Op::keeps_zero`]). Where neither way
+//! In between may stand only ops that turn zeros into zeros ([`Op::keeps_zero`]): a neuron of a transformer's MLP is a
+//! row of its first layer and the bias there, since GELU(0) = 0. Where neither way
 //! is open, no zeroing of weights equals the ablation, and the unit is [`NotEditable`]. Each change
 //! holds whatever else is zeroed, so the changes of several units are simply put together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::graph::{Extent, Graph, NodeId};
+use crate::model::graph::{Graph, NodeId};
 use crate::model::op::Op;
 use crate::unit::Unit;
 use crate::usage;
@@ -147,7 +148,18 @@ fn writers(
                 slices.push(row("bias"));
             }
         }
-        Op::BatchNorm { .. } | Op::Linear { .. } => slices.extend([row("weight"), row("bias")]),
+        Op::BatchNorm { .. } | Op::LayerNorm { .. } | Op::Linear { .. } | Op::Patches { .. } => {
+            slices.extend([row("weight"), row("bias")]);
+        }
+        Op::ClassToken | Op::Positions => {
+            slices.push(Slice { name: node.tensor(""), axis: 2, index: channel });
+            writers(graph, only_reader(node.inputs[0])?, channel, slices)?;
+        }
+        Op::Attention { .. } => {
+            // A sum over tokens of the same channel of the values, which follow queries and keys.
+            let input = only_reader(node.inputs[0])?;
+            writers(graph, input, 2 * node.channels + channel, slices)?;
+        }
         Op::Add => {
             for &input in &node.inputs {
                 writers(graph, only_reader(input)?, channel, slices)?;
@@ -196,10 +208,7 @@ fn readers(
             }
             Op::Linear { .. } => {
                 // A flattened map: one channel is as many columns as it had positions.
-                let positions = match node.extent {
-                    Extent::Flat { positions } => positions,
-                    Extent::Map | Extent::FixedMap { .. } => 1,
-                };
+                let positions = node.extent.positions();
                 let columns = channel * positions..(channel + 1) * positions;
                 slices.extend(columns.map(|column| slice(1, column)));
             }

@@ -74,7 +74,7 @@ impl Tap for Record {
 /// Sets channels of nodes to zero.
 #[derive(Default, Clone)]
 pub struct Ablate {
-    /// For each changed node 1 or 0 a feature, or a channel of a map.
+    /// For each changed node 1 or 0 a feature, or a channel of a map or of all tokens.
     keep: BTreeMap<NodeId, Vec<f32>>,
 }
 
@@ -83,10 +83,7 @@ impl Ablate {
         let mut ablate = Ablate::default();
         for (id, channel) in channels {
             let node = graph.node(id);
-            let positions = match node.extent {
-                Extent::Flat { positions } => positions,
-                Extent::Map | Extent::FixedMap { .. } => 1,
-            };
+            let positions = node.extent.positions();
             let keep = ablate.keep.entry(id).or_insert_with(|| vec![1.; node.channels * positions]);
             keep[channel * positions..(channel + 1) * positions].fill(0.);
         }
@@ -274,8 +271,18 @@ impl Network {
     }
 }
 
-/// The only thing that the check at loading cannot foresee: pictures too small for the network.
+/// The only thing that the check at loading cannot foresee: pictures too small for the network, or of another size
+/// than the one for which it has positions.
 pub(super) fn check_sides(node: &Node, (h, w): (usize, usize)) -> anyhow::Result<()> {
+    if let Op::Patches { size, side, .. } = node.op
+        && (h, w) != (size * side, size * side)
+    {
+        let wanted = size * side;
+        return Err(inconclusive!(
+            "this network reads pictures of {wanted}x{wanted} pixels only: `{}` cuts {side}x{side} patches of {size}x{size} and is given {h}x{w}; resize or crop them to {wanted}x{wanted}",
+            node.name
+        ));
+    }
     let (window, padding) = match node.op {
         Op::Conv2d { kernel, padding: super::op::Padding::Even(padding), .. } => (kernel, padding),
         Op::MaxPool { size, padding, .. } => (size, padding),
@@ -290,10 +297,15 @@ pub(super) fn check_sides(node: &Node, (h, w): (usize, usize)) -> anyhow::Result
     Ok(())
 }
 
-/// A node's output as maps `(n, channels, h, w)`; features become maps of one row.
+/// A node's output as maps `(n, channels, h, w)`. Features become maps of one row; tokens lie where their patches
+/// did, and the class token, which lies nowhere, is left out.
 pub fn as_maps(node: &Node, ys: &Tensor) -> candle_core::Result<Tensor> {
     match node.extent {
         Extent::Flat { positions } => ys.reshape((ys.dim(0)?, node.channels, 1, positions)),
-        _ => Ok(ys.clone()),
+        Extent::Tokens { side } => {
+            let patches = ys.narrow(1, 1, side * side)?.transpose(1, 2)?; // (n, c, side²)
+            patches.reshape((ys.dim(0)?, node.channels, side, side))
+        }
+        Extent::Map | Extent::FixedMap { .. } => Ok(ys.clone()),
     }
 }

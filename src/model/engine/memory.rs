@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::graph::{Extent, Graph, NodeId};
+use super::super::graph::{Graph, NodeId};
 use super::super::op::Op;
 use super::super::run::check_sides;
 use super::Plan;
@@ -167,7 +167,7 @@ fn shapes(
         });
         side_of.insert(step.output, output_sides(&node.op, (h, w)));
     }
-    let is_map = |id: &NodeId| !matches!(graph.node(*id).extent, Extent::Flat { .. });
+    let is_map = |id: &NodeId| graph.node(*id).extent.is_map();
     let shape = |(id, (h, w)): (NodeId, (usize, usize))| {
         let lanes = if id == Graph::INPUT { 1 } else { lanes };
         let around = around_of.get(&id).copied().unwrap_or_default();

@@ -49,7 +49,7 @@ use anyhow::{Context, bail, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::graph::{Extent, Graph, NodeId};
+use super::graph::{Graph, NodeId};
 use super::op::Op;
 use super::ops::Params;
 use super::run::Tap;
@@ -320,7 +320,7 @@ impl Engine {
 
 fn is_for_us(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    let on_maps = |id: NodeId| !matches!(graph.node(id).extent, Extent::Flat { .. });
+    let on_maps = |id: NodeId| graph.node(id).extent.is_map();
     let is_picture = node.inputs.contains(&Graph::INPUT);
     let fits = match node.op {
         Op::Conv2d { stride, groups: 1, .. } => direct::has_tiles(stride, is_picture),
@@ -328,8 +328,16 @@ fn is_for_us(graph: &Graph, id: NodeId) -> bool {
             let c_in = graph.node(node.inputs[0]).channels;
             groups == c_out && groups == c_in && depthwise::has_loop(stride) && !is_picture
         }
-        Op::Input | Op::Linear { .. } => false,
-        _ => !is_picture,
+        Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::Relu6
+        | Op::MaxPool { .. }
+        | Op::AdaptiveAvgPool { .. }
+        | Op::GlobalAvgPool
+        | Op::Flatten
+        | Op::Add
+        | Op::PadShortcut { .. } => !is_picture,
+        _ => false,
     };
     fits && node.inputs.iter().all(|&it| on_maps(it))
 }
