@@ -266,9 +266,31 @@ mod tests {
         g
     }
 
+    /// A vision transformer in small: one block of attention and half an MLP.
+    fn transformer() -> Graph {
+        let mut g = Graph::new(3);
+        let patches = g.add("proj", Op::Patches { c_out: 4, size: 8, side: 2 }, &[Graph::INPUT]);
+        let tokens = g.add("cls_token", Op::ClassToken, &[patches]);
+        let xs = g.add("pos_embed", Op::Positions, &[tokens]);
+        let ys = g.add("norm", Op::LayerNorm { eps: 1e-6 }, &[xs]);
+        let ys = g.add("attn.in_proj", Op::Linear { c_out: 12 }, &[ys]);
+        let ys = g.add("heads", Op::Attention { heads: 2 }, &[ys]);
+        let xs = g.add("add", Op::Add, &[xs, ys]);
+        let xs = g.add("fc1", Op::Linear { c_out: 16 }, &[xs]);
+        let xs = g.add("act", Op::Gelu, &[xs]);
+        let xs = g.add("pool", Op::TakeClass, &[xs]);
+        g.add("head", Op::Linear { c_out: 10 }, &[xs]);
+        g
+    }
+
     #[track_caller]
     fn check(unit: &str, wanted: &[&str]) {
-        let plan = plan(&residual(), "net.", &[unit.parse().unwrap()]).unwrap();
+        check_in(&residual(), unit, wanted);
+    }
+
+    #[track_caller]
+    fn check_in(graph: &Graph, unit: &str, wanted: &[&str]) {
+        let plan = plan(graph, "net.", &[unit.parse().unwrap()]).unwrap();
         assert_eq!(plan.refused, []);
         let found: Vec<String> = plan
             .changes
@@ -292,6 +314,44 @@ mod tests {
     #[test]
     fn a_flattened_sum_is_edited_through_its_reader_one_column_a_position() {
         check("two:1", &["net.fc.weight 1 [4, 5, 6, 7]"]);
+    }
+
+    #[test]
+    fn a_neuron_of_an_mlp_is_its_row_and_bias() {
+        for unit in ["fc1:9", "act:9", "pool:9"] {
+            check_in(&transformer(), unit, &["net.fc1.bias 0 [9]", "net.fc1.weight 0 [9]"]);
+        }
+    }
+
+    #[test]
+    fn what_heads_give_is_zero_where_their_values_are() {
+        let wanted = ["net.attn.in_proj_bias 0 [11]", "net.attn.in_proj_weight 0 [11]"];
+        check_in(&transformer(), "heads:3", &wanted);
+    }
+
+    #[test]
+    fn a_channel_of_the_embedding_goes_from_patches_class_token_and_positions() {
+        let wanted = [
+            "net.cls_token 2 [1]",
+            "net.pos_embed 2 [1]",
+            "net.proj.bias 0 [1]",
+            "net.proj.weight 0 [1]",
+        ];
+        check_in(&transformer(), "pos_embed:1", &wanted);
+    }
+
+    #[test]
+    fn a_residual_stream_that_norms_read_is_refused() {
+        let mut g = transformer();
+        let add = g.find("add").unwrap();
+        g.add("norm2", Op::LayerNorm { eps: 1e-6 }, &[add]);
+        let plan = plan(&g, "", &[Unit::new("add", 0)]).unwrap();
+        assert_eq!(
+            plan.refused[0].to_string(),
+            "add:0 cannot be zeroed exactly: `pos_embed` cannot be zeroed before it because `norm` reads it too, \
+             and `norm2` reads `add` and is no convolution or linear layer; nearest layers that can be edited: \
+             `heads`, `fc1`"
+        );
     }
 
     #[test]

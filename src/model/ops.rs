@@ -234,4 +234,72 @@ mod tests {
         let ys = ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(ys, [0., 0., 0., 0., 0., 2., 8., 10., 0., 0., 0., 0.]);
     }
+
+    fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    fn check(op: Op, params: &Params, xs: &Tensor, wanted: &[f32]) {
+        let ys = eval(&op, params, &[xs]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(ys.len(), wanted.len());
+        let close = |(y, wanted): (&f32, &f32)| (y - wanted).abs() <= 2e-6 * wanted.abs().max(1.);
+        assert!(ys.iter().zip(wanted).all(close), "{ys:?}, wanted {wanted:?}");
+    }
+
+    /// Against `torch.nn.functional.layer_norm(x, (3,), weight, bias, 1e-6)`, variance over all three.
+    #[test]
+    fn a_layer_norm_agrees_with_pytorch() {
+        let xs = tensor(&[1., 2., 6., 1000., 1001., 1002.], &[1, 2, 3]);
+        let scale = tensor(&[1., 2., 0.5], &[3]);
+        let params = Params::Affine { scale, shift: tensor(&[0., 1., -1.], &[3]) };
+        let wanted = [-0.92582, 0.07418001, -0.30563498, -1.224744, 1.0, -0.38762802];
+        check(Op::LayerNorm { eps: 1e-6 }, &params, &xs, &wanted);
+    }
+
+    /// Against `torch.nn.functional.gelu`.
+    #[test]
+    fn gelu_agrees_with_pytorch() {
+        let xs = tensor(&[-6., -1., -0.1, 0., 0.5, 3.], &[1, 2, 3]);
+        check(
+            Op::Gelu,
+            &Params::None,
+            &xs,
+            &[0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502],
+        );
+    }
+
+    /// Against `torch.nn.functional.scaled_dot_product_attention` on two heads of two channels and three tokens.
+    #[test]
+    fn attention_agrees_with_pytorch() {
+        let values: Vec<f32> = (0..36).map(|i| ((i * 7) % 11) as f32 / 4. - 1.).collect();
+        check(
+            Op::Attention { heads: 2 },
+            &Params::None,
+            &tensor(&values, &[1, 3, 12]),
+            &[
+                0.6252152,
+                0.017722672,
+                0.42755276,
+                -0.32372987,
+                -0.116306484,
+                -0.111002415,
+                -0.08997677,
+                -0.6122176,
+                0.65108454,
+                -0.08891431,
+                -0.30120513,
+                -0.14487949,
+            ],
+        );
+    }
+
+    #[test]
+    fn the_class_token_comes_first_and_then_the_patches_row_by_row() {
+        let maps = Tensor::arange(0f32, 8f32, &Device::Cpu).unwrap().reshape((1, 2, 2, 2)).unwrap();
+        let class = Params::Own(tensor(&[-1., -2.], &[1, 1, 2]));
+        check(Op::ClassToken, &class, &maps, &[-1., -2., 0., 4., 1., 5., 2., 6., 3., 7.]);
+        let tokens = eval(&Op::ClassToken, &class, &[&maps]).unwrap();
+        check(Op::TakeClass, &Params::None, &tokens, &[-1., -2.]);
+    }
 }

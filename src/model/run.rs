@@ -309,3 +309,56 @@ pub fn as_maps(node: &Node, ys: &Tensor) -> candle_core::Result<Tensor> {
         Extent::Map | Extent::FixedMap { .. } => Ok(ys.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two channels over 3×3 patches: the brightness, and its negative.
+    fn tokens() -> (Network, NodeId) {
+        let mut graph = Graph::new(1);
+        let xs = graph.add("proj", Op::Patches { c_out: 2, size: 2, side: 3 }, &[Graph::INPUT]);
+        let xs = graph.add("cls_token", Op::ClassToken, &[xs]);
+        let id = graph.add("pos_embed", Op::Positions, &[xs]);
+        let tensor = |name: &str| {
+            let (values, shape) = match name {
+                "proj.weight" => (vec![1f32, 1., 1., 1., -1., -1., -1., -1.], vec![2, 1, 2, 2]),
+                "proj.bias" => (vec![0.; 2], vec![2]),
+                // Stronger than any patch.
+                "cls_token" => (vec![1000.; 2], vec![1, 1, 2]),
+                _ => (vec![0.; 20], vec![1, 10, 2]),
+            };
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        };
+        (Network::new(graph, &Device::Cpu, tensor).unwrap(), id)
+    }
+
+    /// MILAN's own code left out the last token instead of the class token until 2023, which moved every map by one.
+    #[test]
+    fn the_map_of_tokens_has_each_patch_in_its_place_and_no_class_token() {
+        let (network, id) = tokens();
+        for (row, column) in [(0, 0), (0, 2), (1, 2), (2, 2)] {
+            let mut pixels = vec![0f32; 36];
+            pixels[(2 * row + 1) * 6 + 2 * column] = 5.;
+            let xs = Tensor::from_vec(pixels, (1, 1, 6, 6), &Device::Cpu).unwrap();
+            let ys = network.run(&xs, &mut Untapped).unwrap();
+            let maps = as_maps(network.graph().node(id), &ys).unwrap();
+            assert_eq!(maps.dims(), [1, 2, 3, 3]);
+            let mut wanted = vec![0f32; 18];
+            wanted[row * 3 + column] = 5.;
+            wanted[9 + row * 3 + column] = -5.;
+            assert_eq!(maps.flatten_all().unwrap().to_vec1::<f32>().unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_channel_is_ablated_at_every_token_the_class_token_among_them() {
+        let (network, id) = tokens();
+        let xs = Tensor::ones((1, 1, 6, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let mut ablate = Ablate::new(network.graph(), [(id, 0)]);
+        let ys = network.run(&xs, &mut ablate).unwrap();
+        let mut wanted = vec![[0f32, -4.]; 10];
+        wanted[0] = [0., 1000.];
+        assert_eq!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), wanted.concat());
+    }
+}
