@@ -357,7 +357,7 @@ mod tests {
         let xs = Tensor::ones((1, 1, 6, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
         let mut ablate = Ablate::new(network.graph(), [(id, 0)]);
         let ys = network.run(&xs, &mut ablate).unwrap();
-        let mut wanted = vec![[0f32, -4.]; 10];
+        let mut wanted = [[0f32, -4.]; 10];
         wanted[0] = [0., 1000.];
         assert_eq!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), wanted.concat());
     }
