@@ -1,8 +1,8 @@
 """The forward pass beside PyTorch and onnxruntime, in turns: medians in milliseconds a picture.
 
-    pip install torch torchvision onnxruntime onnx onnxscript
+    pip install torch torchvision timm onnxruntime onnx onnxscript
     cargo build --release --bench forward
-    python benches/forward.py [--threads 2] [--rounds 7] resnet18 resnet50 mobilenet_v2 vgg16
+    python benches/forward.py [--threads 2] [--rounds 7] resnet18 resnet50 mobilenet_v2 vgg16 vit_small_patch16_224
 
 Random weights, 224 pixels, f32, 16 pictures at a time (what is fastest for PyTorch here), equal threads. Each
 round runs every contender once. `torch` is eager, `frozen` is torch.jit.freeze with convolution and batch norm
@@ -18,6 +18,7 @@ import tempfile
 import time
 
 import onnxruntime
+import timm
 import torch
 import torchvision
 
@@ -63,7 +64,8 @@ def main():
     binary = max(built, key=os.path.getmtime)
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {args.threads} threads")
     for name in args.names:
-        model = torchvision.models.get_model(name).eval()
+        is_timms = "_patch" in name
+        model = (timm.create_model if is_timms else torchvision.models.get_model)(name).eval()
         xs = torch.rand(PICTURES, 3, 224, 224)
         with torch.inference_mode():
             frozen = torch.jit.optimize_for_inference(torch.jit.trace(model, xs))
@@ -81,9 +83,9 @@ def main():
             for key, run in contenders.items():
                 times[key].append(run())
         medians = {key: statistics.median(values) for key, values in times.items()}
-        print(f"{name:14}" + "  ".join(f"{key} {ms:.1f}" for key, ms in medians.items()))
+        print(f"{name:22}" + "  ".join(f"{key} {ms:.1f}" for key, ms in medians.items()))
         torch_over = "  ".join(f"{key} {medians['torch'] / ms:.2f}" for key, ms in medians.items())
-        print(f"{'':14}torch's time over: {torch_over}", flush=True)
+        print(f"{'':22}torch's time over: {torch_over}", flush=True)
 
 
 main()

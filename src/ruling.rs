@@ -157,7 +157,7 @@ fn kinds(subject: &Subject, exemplars: &Exemplars) -> BTreeMap<String, Kind> {
     let graph = subject.model.graph();
     let kind = |site: &str| match graph.node(graph.find(site)?).extent {
         Extent::Map | Extent::FixedMap { .. } => Some(Kind::ConvChannel),
-        Extent::Flat { .. } => Some(Kind::MlpNeuron),
+        Extent::Tokens { .. } | Extent::Flat { .. } => Some(Kind::MlpNeuron),
     };
     let sites = exemplars.sites.iter().map(|it| it.site.as_str());
     sites.filter_map(|site| Some((site.to_owned(), kind(site)?))).collect()

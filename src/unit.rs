@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for Unit {
 pub enum Kind {
     /// One map of a convolutional layer, or of what follows it.
     ConvChannel,
-    /// One number of a fully connected layer.
+    /// One number of a fully connected layer, at every token where there are tokens.
     MlpNeuron,
 }
 

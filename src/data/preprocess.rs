@@ -40,18 +40,26 @@ const HALF: [f32; 3] = [0.5; 3];
 
 impl Preprocess {
     /// The one table: what each architecture was trained with.
+    ///
+    /// For timm's vision transformers that is Steiner et al. 2021 (`augreg`). DeiT's and DINO's checkpoints have the
+    /// same names and want ImageNet's mean and deviation: a `config.json` beside the weights, as timm writes it, says so
+    /// ([`from_config`](Preprocess::from_config)) and goes before the table.
     pub fn of(arch: &str) -> Preprocess {
+        let is_timm_vit = arch.starts_with("vit_") && arch.contains("_patch");
         let (resize, crop, mean, std) = match arch {
             "efficientnet_lite0" => (Resize::ShortSide(256), 224, HALF, HALF),
             "efficientnet_lite1" => (Resize::ShortSide(272), 240, HALF, HALF),
             "efficientnet_lite2" => (Resize::ShortSide(292), 260, HALF, HALF),
             "efficientnet_lite3" => (Resize::ShortSide(312), 280, HALF, HALF),
             "efficientnet_lite4" => (Resize::ShortSide(332), 300, HALF, HALF),
+            "vit_l_16" => (Resize::ShortSide(242), 224, IMAGENET_MEAN, IMAGENET_STD),
+            _ if is_timm_vit => (Resize::ShortSide(248), 224, HALF, HALF),
             "small_resnet10" => (Resize::Exact(64), 64, IMAGENET_MEAN, IMAGENET_STD),
             _ if arch.starts_with("cifar_") => (Resize::Exact(32), 32, IMAGENET_MEAN, IMAGENET_STD),
             _ => (Resize::ShortSide(256), 224, IMAGENET_MEAN, IMAGENET_STD),
         };
-        Preprocess { resize, filter: Filter::Bilinear, crop, mean, std }
+        let filter = if is_timm_vit { Filter::Bicubic } else { Filter::Bilinear };
+        Preprocess { resize, filter, crop, mean, std }
     }
 
     /// What timm's `config.json` says in `pretrained_cfg`, if it says it.
@@ -194,6 +202,22 @@ mod tests {
         let column: Vec<u8> = (0..4).map(|y| cropped.get_pixel(1, y).0[0]).collect();
         let row: Vec<u8> = (0..4).map(|x| cropped.get_pixel(x, 0).0[0]).collect();
         assert_eq!((column, row), (vec![9, 9, 9, 0], vec![0, 9, 9, 0]));
+    }
+
+    /// timm's `vit_small_patch16_224.augreg_in21k_ft_in1k` beside what says how DINO was trained.
+    #[test]
+    fn a_config_goes_before_the_table() {
+        let table = Preprocess::of("vit_small_patch16_224");
+        let config = |mean: [f32; 3], std: [f32; 3], crop_pct: f64| {
+            serde_json::json!({ "pretrained_cfg": { "input_size": [3, 224, 224], "crop_pct": crop_pct,
+                "interpolation": "bicubic", "mean": mean, "std": std } })
+        };
+        assert_eq!(Preprocess::from_config(&config(HALF, HALF, 0.9)).unwrap(), table);
+        let dino = config(IMAGENET_MEAN, IMAGENET_STD, 0.875);
+        let dino = Preprocess::from_config(&dino).unwrap();
+        assert_eq!((dino.mean, dino.resize), (IMAGENET_MEAN, Resize::ShortSide(256)));
+        let torchvision = Preprocess::of("vit_b_16");
+        assert_eq!((torchvision.mean, torchvision.filter), (IMAGENET_MEAN, Filter::Bilinear));
     }
 
     #[test]

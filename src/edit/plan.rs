@@ -3,18 +3,19 @@
 //! Setting channel `u` of a node's output to zero can be written into weights in two ways:
 //!
 //! - through the **writers**, where every path into the node ends in a layer that nothing else
-//!   reads: row `u` of a convolution or linear layer and its bias, or batch norm's weight *and* bias
+//!   reads: row `u` of a convolution or linear layer and its bias, or a norm's weight *and* bias
 //!   (batch norm after a zeroed convolution would leave the constant `β − γμ/σ`);
 //! - through the **readers**, where only convolutions and linear layers read it: their input slices.
 //!   This is how the last block of a ResNet stage is edited, for a residual sum has no filter of its own.
 //!
-//! In between may stand only ops that turn zeros into zeros ([`Op::keeps_zero`]). Where neither way
+//! In between may stand only ops that turn zeros into zeros ([`Op::keeps_zero`]): a neuron of a transformer's MLP is a
+//! row of its first layer and the bias there, since GELU(0) = 0. Where neither way
 //! is open, no zeroing of weights equals the ablation, and the unit is [`NotEditable`]. Each change
 //! holds whatever else is zeroed, so the changes of several units are simply put together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::graph::{Extent, Graph, NodeId};
+use crate::model::graph::{Graph, NodeId};
 use crate::model::op::Op;
 use crate::unit::Unit;
 use crate::usage;
@@ -147,7 +148,18 @@ fn writers(
                 slices.push(row("bias"));
             }
         }
-        Op::BatchNorm { .. } | Op::Linear { .. } => slices.extend([row("weight"), row("bias")]),
+        Op::BatchNorm { .. } | Op::LayerNorm { .. } | Op::Linear { .. } | Op::Patches { .. } => {
+            slices.extend([row("weight"), row("bias")]);
+        }
+        Op::ClassToken | Op::Positions => {
+            slices.push(Slice { name: node.tensor(""), axis: 2, index: channel });
+            writers(graph, only_reader(node.inputs[0])?, channel, slices)?;
+        }
+        Op::Attention { .. } => {
+            // A sum over tokens of the same channel of the values, which follow queries and keys.
+            let input = only_reader(node.inputs[0])?;
+            writers(graph, input, 2 * node.channels + channel, slices)?;
+        }
         Op::Add => {
             for &input in &node.inputs {
                 writers(graph, only_reader(input)?, channel, slices)?;
@@ -196,10 +208,7 @@ fn readers(
             }
             Op::Linear { .. } => {
                 // A flattened map: one channel is as many columns as it had positions.
-                let positions = match node.extent {
-                    Extent::Flat { positions } => positions,
-                    Extent::Map | Extent::FixedMap { .. } => 1,
-                };
+                let positions = node.extent.positions();
                 let columns = channel * positions..(channel + 1) * positions;
                 slices.extend(columns.map(|column| slice(1, column)));
             }
@@ -257,9 +266,31 @@ mod tests {
         g
     }
 
+    /// A vision transformer in small: one block of attention and half an MLP.
+    fn transformer() -> Graph {
+        let mut g = Graph::new(3);
+        let patches = g.add("proj", Op::Patches { c_out: 4, size: 8, side: 2 }, &[Graph::INPUT]);
+        let tokens = g.add("cls_token", Op::ClassToken, &[patches]);
+        let xs = g.add("pos_embed", Op::Positions, &[tokens]);
+        let ys = g.add("norm", Op::LayerNorm { eps: 1e-6 }, &[xs]);
+        let ys = g.add("attn.in_proj", Op::Linear { c_out: 12 }, &[ys]);
+        let ys = g.add("heads", Op::Attention { heads: 2 }, &[ys]);
+        let xs = g.add("add", Op::Add, &[xs, ys]);
+        let xs = g.add("fc1", Op::Linear { c_out: 16 }, &[xs]);
+        let xs = g.add("act", Op::Gelu, &[xs]);
+        let xs = g.add("pool", Op::TakeClass, &[xs]);
+        g.add("head", Op::Linear { c_out: 10 }, &[xs]);
+        g
+    }
+
     #[track_caller]
     fn check(unit: &str, wanted: &[&str]) {
-        let plan = plan(&residual(), "net.", &[unit.parse().unwrap()]).unwrap();
+        check_in(&residual(), unit, wanted);
+    }
+
+    #[track_caller]
+    fn check_in(graph: &Graph, unit: &str, wanted: &[&str]) {
+        let plan = plan(graph, "net.", &[unit.parse().unwrap()]).unwrap();
         assert_eq!(plan.refused, []);
         let found: Vec<String> = plan
             .changes
@@ -283,6 +314,44 @@ mod tests {
     #[test]
     fn a_flattened_sum_is_edited_through_its_reader_one_column_a_position() {
         check("two:1", &["net.fc.weight 1 [4, 5, 6, 7]"]);
+    }
+
+    #[test]
+    fn a_neuron_of_an_mlp_is_its_row_and_bias() {
+        for unit in ["fc1:9", "act:9", "pool:9"] {
+            check_in(&transformer(), unit, &["net.fc1.bias 0 [9]", "net.fc1.weight 0 [9]"]);
+        }
+    }
+
+    #[test]
+    fn what_heads_give_is_zero_where_their_values_are() {
+        let wanted = ["net.attn.in_proj_bias 0 [11]", "net.attn.in_proj_weight 0 [11]"];
+        check_in(&transformer(), "heads:3", &wanted);
+    }
+
+    #[test]
+    fn a_channel_of_the_embedding_goes_from_patches_class_token_and_positions() {
+        let wanted = [
+            "net.cls_token 2 [1]",
+            "net.pos_embed 2 [1]",
+            "net.proj.bias 0 [1]",
+            "net.proj.weight 0 [1]",
+        ];
+        check_in(&transformer(), "pos_embed:1", &wanted);
+    }
+
+    #[test]
+    fn a_residual_stream_that_norms_read_is_refused() {
+        let mut g = transformer();
+        let add = g.find("add").unwrap();
+        g.add("norm2", Op::LayerNorm { eps: 1e-6 }, &[add]);
+        let plan = plan(&g, "", &[Unit::new("add", 0)]).unwrap();
+        assert_eq!(
+            plan.refused[0].to_string(),
+            "add:0 cannot be zeroed exactly: `pos_embed` cannot be zeroed before it because `norm` reads it too, \
+             and `norm2` reads `add` and is no convolution or linear layer; nearest layers that can be edited: \
+             `heads`, `fc1`"
+        );
     }
 
     #[test]

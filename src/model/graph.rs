@@ -14,8 +14,25 @@ pub enum Extent {
     Map,
     /// `(channels, side, side)`, whatever the picture's size.
     FixedMap { side: usize },
+    /// `(1 + side², channels)`: a class token, then those of `side × side` patches row by row.
+    Tokens { side: usize },
     /// `(features,)`: each channel holds `positions` features in a row.
     Flat { positions: usize },
+}
+
+impl Extent {
+    /// Whether it has a height and a width.
+    pub fn is_map(self) -> bool {
+        matches!(self, Extent::Map | Extent::FixedMap { .. })
+    }
+
+    /// Features of a channel: more than one only where a map was flattened.
+    pub fn positions(self) -> usize {
+        match self {
+            Extent::Flat { positions } => positions,
+            Extent::Map | Extent::FixedMap { .. } | Extent::Tokens { .. } => 1,
+        }
+    }
 }
 
 /// One step of a network.
@@ -159,7 +176,14 @@ impl Node {
     }
 
     /// The checkpoint's name of one of this node's tensors: `layer1.0.bn1` and `bias` give `layer1.0.bn1.bias`.
+    ///
+    /// A node that is a tensor itself (`cls_token`) has one without a leaf. The first layer of PyTorch's
+    /// `MultiheadAttention` is no module of its own: its tensors are `in_proj_weight` and `in_proj_bias`.
     pub fn tensor(&self, leaf: &str) -> String {
-        format!("{}.{leaf}", self.name)
+        match leaf {
+            "" => self.name.clone(),
+            _ if self.name.ends_with(".in_proj") => format!("{}_{leaf}", self.name),
+            _ => format!("{}.{leaf}", self.name),
+        }
     }
 }

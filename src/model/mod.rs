@@ -14,6 +14,7 @@ mod ops;
 mod recognise;
 mod resnet;
 mod vgg;
+mod vit;
 
 use std::collections::BTreeMap;
 

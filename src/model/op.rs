@@ -17,7 +17,7 @@ pub fn part(at: usize, n: usize, side: usize) -> std::ops::Range<usize> {
     at * side / n..((at + 1) * side).div_ceil(n)
 }
 
-/// One operation. Maps are `(n, c, h, w)`, features `(n, f)`.
+/// One operation. Maps are `(n, c, h, w)`, tokens `(n, t, c)`, features `(n, f)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
     Input,
@@ -60,10 +60,35 @@ pub enum Op {
         before: usize,
         c_out: usize,
     },
-    /// Reads `weight` `(c_out, c_in)` and `bias` `(c_out,)`.
+    /// Of features, or of each token alone. Reads `weight` `(c_out, c_in)` and `bias` `(c_out,)`.
     Linear {
         c_out: usize,
     },
+    /// A convolution of `side × side` patches of `size` pixels that do not overlap; pictures of another side are refused.
+    /// Reads `weight` `(c_out, c_in, size, size)` and `bias` `(c_out,)`.
+    Patches {
+        c_out: usize,
+        size: usize,
+        side: usize,
+    },
+    /// `(n, c, side, side)` to tokens `(n, 1 + side², c)`: first the same one for all pictures, then the positions
+    /// row by row. Reads the tensor `(1, 1, c)` that the node is named after.
+    ClassToken,
+    /// Adds to each token what stands for its place. Reads the tensor `(1, t, c)` that the node is named after.
+    Positions,
+    /// Over the channels of a token, `weight · (x − mean) / √(variance + eps) + bias`, each tensor `(c,)`.
+    LayerNorm {
+        eps: f64,
+    },
+    /// Queries, keys and values `(n, t, 3 · c)`, each as `heads` parts side by side, to `(n, t, c)`: of each head
+    /// `softmax(q · kᵀ / √d) · v`, where `d` is `c / heads`.
+    Attention {
+        heads: usize,
+    },
+    /// `x · Φ(x)`, by the error function and not its approximation by tanh.
+    Gelu,
+    /// The class token: `(n, t, c)` to `(n, c)`.
+    TakeClass,
 }
 
 impl Op {
@@ -76,17 +101,23 @@ impl Op {
         };
         assert_eq!(inputs.len(), n_wanted, "{name} has the wrong number of inputs");
         let Some(xs) = inputs.first() else { panic!("{name}: a graph has one input") };
-        let is_map = !matches!(xs.extent, Extent::Flat { .. });
+        let is_map = xs.extent.is_map();
         match *self {
             Op::Input => unreachable!("asserted above: an input has no inputs"),
             Op::Conv2d { c_out, groups, .. } => {
                 assert!(is_map && xs.channels % groups == 0 && c_out % groups == 0, "{name}");
                 (c_out, Extent::Map)
             }
-            Op::BatchNorm { .. } | Op::Relu | Op::Relu6 => (xs.channels, xs.extent),
-            Op::MaxPool { .. } => (xs.channels, Extent::Map),
-            Op::AdaptiveAvgPool { side } => (xs.channels, Extent::FixedMap { side }),
-            Op::GlobalAvgPool => (xs.channels, Extent::Flat { positions: 1 }),
+            Op::BatchNorm { .. } | Op::Relu | Op::Relu6 | Op::Gelu => (xs.channels, xs.extent),
+            Op::MaxPool { .. } | Op::AdaptiveAvgPool { .. } | Op::GlobalAvgPool => {
+                assert!(is_map, "{name}: pooling needs a map");
+                let extent = match *self {
+                    Op::AdaptiveAvgPool { side } => Extent::FixedMap { side },
+                    Op::GlobalAvgPool => Extent::Flat { positions: 1 },
+                    _ => Extent::Map,
+                };
+                (xs.channels, extent)
+            }
             Op::Flatten => match xs.extent {
                 Extent::FixedMap { side } => (xs.channels, Extent::Flat { positions: side * side }),
                 _ => panic!("{name}: flatten needs a map of known size"),
@@ -96,12 +127,34 @@ impl Op {
                 (xs.channels, xs.extent)
             }
             Op::PadShortcut { before, c_out, .. } => {
-                assert!(before + xs.channels <= c_out, "{name}");
+                assert!(is_map && before + xs.channels <= c_out, "{name}");
                 (c_out, Extent::Map)
             }
             Op::Linear { c_out } => {
-                assert!(!is_map, "{name}: a linear layer reads features");
-                (c_out, Extent::Flat { positions: 1 })
+                assert!(!is_map, "{name}: a linear layer reads features or tokens");
+                match xs.extent {
+                    Extent::Tokens { side } => (c_out, Extent::Tokens { side }),
+                    _ => (c_out, Extent::Flat { positions: 1 }),
+                }
+            }
+            Op::Patches { c_out, side, .. } => {
+                assert!(is_map, "{name}: patches are cut from a map");
+                (c_out, Extent::FixedMap { side })
+            }
+            Op::ClassToken => match xs.extent {
+                Extent::FixedMap { side } => (xs.channels, Extent::Tokens { side }),
+                _ => panic!("{name}: tokens are made of a map of known size"),
+            },
+            Op::Positions | Op::LayerNorm { .. } | Op::Attention { .. } | Op::TakeClass => {
+                assert!(matches!(xs.extent, Extent::Tokens { .. }), "{name} reads tokens");
+                match *self {
+                    Op::Attention { heads } => {
+                        assert_eq!(xs.channels % (3 * heads), 0, "{name} has unequal heads");
+                        (xs.channels / 3, xs.extent)
+                    }
+                    Op::TakeClass => (xs.channels, Extent::Flat { positions: 1 }),
+                    _ => (xs.channels, xs.extent),
+                }
             }
         }
     }
@@ -128,12 +181,21 @@ impl Op {
                 ]
             }
             Op::Linear { c_out } => {
-                let positions = match inputs[0].extent {
-                    Extent::Flat { positions } => positions,
-                    _ => 1,
-                };
-                let c_in = inputs[0].channels * positions;
+                let c_in = inputs[0].channels * inputs[0].extent.positions();
                 vec![("weight", vec![c_out, c_in], false), ("bias", vec![c_out], false)]
+            }
+            Op::Patches { c_out, size, .. } => {
+                let shape = vec![c_out, inputs[0].channels, size, size];
+                vec![("weight", shape, false), ("bias", vec![c_out], false)]
+            }
+            Op::ClassToken => vec![("", vec![1, 1, inputs[0].channels], false)],
+            Op::Positions => {
+                let Extent::Tokens { side } = inputs[0].extent else { return vec![] };
+                vec![("", vec![1, 1 + side * side, inputs[0].channels], false)]
+            }
+            Op::LayerNorm { .. } => {
+                let c = vec![inputs[0].channels];
+                vec![("weight", c.clone(), false), ("bias", c, false)]
             }
             _ => vec![],
         }
@@ -149,13 +211,20 @@ impl Op {
             | Op::MaxPool { .. }
             | Op::AdaptiveAvgPool { .. }
             | Op::GlobalAvgPool
-            | Op::Flatten => true,
+            | Op::Flatten
+            | Op::Gelu
+            | Op::TakeClass => true,
             Op::Input
             | Op::Conv2d { .. }
             | Op::BatchNorm { .. }
             | Op::Add
             | Op::PadShortcut { .. }
-            | Op::Linear { .. } => false,
+            | Op::Linear { .. }
+            | Op::Patches { .. }
+            | Op::ClassToken
+            | Op::Positions
+            | Op::LayerNorm { .. }
+            | Op::Attention { .. } => false,
         }
     }
 }

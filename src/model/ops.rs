@@ -1,18 +1,19 @@
-//! One function an op, on candle tensors: maps are `(n, c, h, w)`, features `(n, f)`.
+//! One function an op, on candle tensors: maps are `(n, c, h, w)`, tokens `(n, t, c)`, features `(n, f)`.
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
+use candle_nn::ops::softmax_last_dim;
 
 use super::op::{Op, Padding, part};
 
 /// The tensors of one node, made ready once when the model is loaded.
 pub(super) enum Params {
     None,
-    /// Convolution: `weight` `(c_out, c_in / groups, k, k)`, `bias` `(1, c_out, 1, 1)`.
+    /// Convolution and patches: `weight` `(c_out, c_in / groups, k, k)`, `bias` `(1, c_out, 1, 1)`.
     Conv {
         weight: Tensor,
         bias: Option<Tensor>,
     },
-    /// Batch norm in evaluation is a line for each channel: `scale · x + shift`.
+    /// Batch norm in evaluation is a line for each channel, `scale · x + shift`; so is what follows a layer norm's moments.
     Affine {
         scale: Tensor,
         shift: Tensor,
@@ -22,6 +23,8 @@ pub(super) enum Params {
         weight_t: Tensor,
         bias: Tensor,
     },
+    /// The class token `(1, 1, c)`, or what stands for places `(1, t, c)`.
+    Own(Tensor),
 }
 
 impl Params {
@@ -44,6 +47,14 @@ impl Params {
             Op::Linear { .. } => {
                 Params::Linear { weight_t: tensor("weight")?.t()?, bias: tensor("bias")? }
             }
+            Op::Patches { .. } => {
+                let bias = tensor("bias")?.reshape((1, (), 1, 1))?;
+                Params::Conv { weight: tensor("weight")?, bias: Some(bias) }
+            }
+            Op::ClassToken | Op::Positions => Params::Own(tensor("")?),
+            Op::LayerNorm { .. } => {
+                Params::Affine { scale: tensor("weight")?, shift: tensor("bias")? }
+            }
             _ => Params::None,
         })
     }
@@ -62,8 +73,29 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
         }
         (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => affine(xs, scale, shift),
         (Op::Linear { .. }, Params::Linear { weight_t, bias }) => {
-            xs.matmul(weight_t)?.broadcast_add(bias)
+            let mut shape = xs.dims().to_vec();
+            let last = shape.len() - 1;
+            let rows = xs.reshape(((), shape[last]))?; // of all tokens
+            shape[last] = weight_t.dim(1)?;
+            rows.matmul(weight_t)?.broadcast_add(bias)?.reshape(shape)
         }
+        (Op::Patches { size, .. }, Params::Conv { weight, bias: Some(bias) }) => {
+            conv2d(xs, weight, size, size, Padding::Even(0), 1)?.broadcast_add(bias)
+        }
+        (Op::ClassToken, Params::Own(token)) => {
+            let patches = xs.flatten_from(2)?.transpose(1, 2)?; // (n, side², c)
+            let (n, _, c) = patches.dims3()?;
+            Tensor::cat(&[&token.broadcast_as((n, 1, c))?, &patches], 1)
+        }
+        (Op::Positions, Params::Own(places)) => xs.broadcast_add(places),
+        (Op::LayerNorm { eps }, Params::Affine { scale, shift }) => {
+            let xs = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
+            let deviation = (xs.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+            xs.broadcast_div(&deviation)?.broadcast_mul(scale)?.broadcast_add(shift)
+        }
+        (Op::Attention { heads }, _) => attention(xs, heads),
+        (Op::Gelu, _) => xs.gelu_erf(),
+        (Op::TakeClass, _) => xs.narrow(1, 0, 1)?.squeeze(1),
         (Op::Relu, _) => xs.relu(),
         (Op::Relu6, _) => xs.clamp(0f32, 6f32),
         (Op::Add, _) => inputs[0] + inputs[1],
@@ -79,9 +111,17 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
             let after = c_out - before - xs.dim(1)?;
             every(&every(xs, 2, stride)?, 3, stride)?.pad_with_zeros(1, before, after)
         }
-        (Op::Input | Op::Conv2d { .. } | Op::BatchNorm { .. } | Op::Linear { .. }, _) => {
-            candle_core::bail!("this op was prepared for another")
-        }
+        (
+            Op::Input
+            | Op::Conv2d { .. }
+            | Op::BatchNorm { .. }
+            | Op::Linear { .. }
+            | Op::Patches { .. }
+            | Op::ClassToken
+            | Op::Positions
+            | Op::LayerNorm { .. },
+            _,
+        ) => candle_core::bail!("this op was prepared for another"),
     }
 }
 
@@ -121,6 +161,18 @@ fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
     let per_channel =
         |t: &Tensor| if xs.rank() == 4 { t.reshape((1, (), 1, 1)) } else { Ok(t.clone()) };
     xs.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)
+}
+
+/// `(n, t, 3 · c)`, in which queries, keys and values of all heads lie side by side, to `(n, t, c)`.
+fn attention(xs: &Tensor, heads: usize) -> Result<Tensor> {
+    let (n, t, c) = xs.dims3()?;
+    let d = c / 3 / heads;
+    let xs = xs.reshape((n, t, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, n, heads, t, d)
+    let part = |at: usize| xs.get(at)?.contiguous();
+    let queries = (part(0)? * (d as f64).powf(-0.5))?;
+    let scores = queries.matmul(&part(1)?.t()?)?; // (n, heads, t, t)
+    let ys = softmax_last_dim(&scores)?.matmul(&part(2)?)?;
+    ys.transpose(1, 2)?.flatten_from(2)
 }
 
 /// The mean of each part.
@@ -181,5 +233,73 @@ mod tests {
         assert_eq!(ys.dims(), [1, 3, 2, 2]);
         let ys = ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(ys, [0., 0., 0., 0., 0., 2., 8., 10., 0., 0., 0., 0.]);
+    }
+
+    fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    fn check(op: Op, params: &Params, xs: &Tensor, wanted: &[f32]) {
+        let ys = eval(&op, params, &[xs]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(ys.len(), wanted.len());
+        let close = |(y, wanted): (&f32, &f32)| (y - wanted).abs() <= 2e-6 * wanted.abs().max(1.);
+        assert!(ys.iter().zip(wanted).all(close), "{ys:?}, wanted {wanted:?}");
+    }
+
+    /// Against `torch.nn.functional.layer_norm(x, (3,), weight, bias, 1e-6)`, variance over all three.
+    #[test]
+    fn a_layer_norm_agrees_with_pytorch() {
+        let xs = tensor(&[1., 2., 6., 1000., 1001., 1002.], &[1, 2, 3]);
+        let scale = tensor(&[1., 2., 0.5], &[3]);
+        let params = Params::Affine { scale, shift: tensor(&[0., 1., -1.], &[3]) };
+        let wanted = [-0.92582, 0.07418001, -0.30563498, -1.224744, 1.0, -0.38762802];
+        check(Op::LayerNorm { eps: 1e-6 }, &params, &xs, &wanted);
+    }
+
+    /// Against `torch.nn.functional.gelu`.
+    #[test]
+    fn gelu_agrees_with_pytorch() {
+        let xs = tensor(&[-6., -1., -0.1, 0., 0.5, 3.], &[1, 2, 3]);
+        check(
+            Op::Gelu,
+            &Params::None,
+            &xs,
+            &[0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502],
+        );
+    }
+
+    /// Against `torch.nn.functional.scaled_dot_product_attention` on two heads of two channels and three tokens.
+    #[test]
+    fn attention_agrees_with_pytorch() {
+        let values: Vec<f32> = (0..36).map(|i| ((i * 7) % 11) as f32 / 4. - 1.).collect();
+        check(
+            Op::Attention { heads: 2 },
+            &Params::None,
+            &tensor(&values, &[1, 3, 12]),
+            &[
+                0.6252152,
+                0.017722672,
+                0.42755276,
+                -0.32372987,
+                -0.116306484,
+                -0.111002415,
+                -0.08997677,
+                -0.6122176,
+                0.65108454,
+                -0.08891431,
+                -0.30120513,
+                -0.14487949,
+            ],
+        );
+    }
+
+    #[test]
+    fn the_class_token_comes_first_and_then_the_patches_row_by_row() {
+        let maps = Tensor::arange(0f32, 8f32, &Device::Cpu).unwrap().reshape((1, 2, 2, 2)).unwrap();
+        let class = Params::Own(tensor(&[-1., -2.], &[1, 1, 2]));
+        check(Op::ClassToken, &class, &maps, &[-1., -2., 0., 4., 1., 5., 2., 6., 3., 7.]);
+        let tokens = eval(&Op::ClassToken, &class, &[&maps]).unwrap();
+        check(Op::TakeClass, &Params::None, &tokens, &[-1., -2.]);
     }
 }

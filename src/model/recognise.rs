@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn a_stranger_is_told_what_is_known() {
-        let shapes = Shapes::from([("blocks.0.attn.qkv.weight".into(), vec![576, 192])]);
+        let shapes = Shapes::from([("mid_block.attentions.0.to_q.weight".into(), vec![64, 64])]);
         let message = recognise(&shapes, None).err().unwrap().to_string();
-        let wanted = "the tensors are those of no known architecture: `blocks.0.attn.qkv.weight` (known: resnet18, ";
+        let wanted = "the tensors are those of no known architecture: `mid_block.attentions.0.to_q.weight` (known: resnet18, ";
         assert!(message.starts_with(wanted), "{message}");
         assert!(recognise(&Shapes::new(), None).is_err());
     }

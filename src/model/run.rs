@@ -74,7 +74,7 @@ impl Tap for Record {
 /// Sets channels of nodes to zero.
 #[derive(Default, Clone)]
 pub struct Ablate {
-    /// For each changed node 1 or 0 a feature, or a channel of a map.
+    /// For each changed node 1 or 0 a feature, or a channel of a map or of all tokens.
     keep: BTreeMap<NodeId, Vec<f32>>,
 }
 
@@ -83,10 +83,7 @@ impl Ablate {
         let mut ablate = Ablate::default();
         for (id, channel) in channels {
             let node = graph.node(id);
-            let positions = match node.extent {
-                Extent::Flat { positions } => positions,
-                Extent::Map | Extent::FixedMap { .. } => 1,
-            };
+            let positions = node.extent.positions();
             let keep = ablate.keep.entry(id).or_insert_with(|| vec![1.; node.channels * positions]);
             keep[channel * positions..(channel + 1) * positions].fill(0.);
         }
@@ -274,8 +271,18 @@ impl Network {
     }
 }
 
-/// The only thing that the check at loading cannot foresee: pictures too small for the network.
+/// The only thing that the check at loading cannot foresee: pictures too small for the network, or of another size
+/// than the one for which it has positions.
 pub(super) fn check_sides(node: &Node, (h, w): (usize, usize)) -> anyhow::Result<()> {
+    if let Op::Patches { size, side, .. } = node.op
+        && (h, w) != (size * side, size * side)
+    {
+        let wanted = size * side;
+        return Err(inconclusive!(
+            "this network reads pictures of {wanted}x{wanted} pixels only: `{}` cuts {side}x{side} patches of {size}x{size} and is given {h}x{w}; resize or crop them to {wanted}x{wanted}",
+            node.name
+        ));
+    }
     let (window, padding) = match node.op {
         Op::Conv2d { kernel, padding: super::op::Padding::Even(padding), .. } => (kernel, padding),
         Op::MaxPool { size, padding, .. } => (size, padding),
@@ -290,10 +297,68 @@ pub(super) fn check_sides(node: &Node, (h, w): (usize, usize)) -> anyhow::Result
     Ok(())
 }
 
-/// A node's output as maps `(n, channels, h, w)`; features become maps of one row.
+/// A node's output as maps `(n, channels, h, w)`. Features become maps of one row; tokens lie where their patches
+/// did, and the class token, which lies nowhere, is left out.
 pub fn as_maps(node: &Node, ys: &Tensor) -> candle_core::Result<Tensor> {
     match node.extent {
         Extent::Flat { positions } => ys.reshape((ys.dim(0)?, node.channels, 1, positions)),
-        _ => Ok(ys.clone()),
+        Extent::Tokens { side } => {
+            let patches = ys.narrow(1, 1, side * side)?.transpose(1, 2)?; // (n, c, side²)
+            patches.reshape((ys.dim(0)?, node.channels, side, side))
+        }
+        Extent::Map | Extent::FixedMap { .. } => Ok(ys.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two channels over 3×3 patches: the brightness, and its negative.
+    fn tokens() -> (Network, NodeId) {
+        let mut graph = Graph::new(1);
+        let xs = graph.add("proj", Op::Patches { c_out: 2, size: 2, side: 3 }, &[Graph::INPUT]);
+        let xs = graph.add("cls_token", Op::ClassToken, &[xs]);
+        let id = graph.add("pos_embed", Op::Positions, &[xs]);
+        let tensor = |name: &str| {
+            let (values, shape) = match name {
+                "proj.weight" => (vec![1f32, 1., 1., 1., -1., -1., -1., -1.], vec![2, 1, 2, 2]),
+                "proj.bias" => (vec![0.; 2], vec![2]),
+                // Stronger than any patch.
+                "cls_token" => (vec![1000.; 2], vec![1, 1, 2]),
+                _ => (vec![0.; 20], vec![1, 10, 2]),
+            };
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        };
+        (Network::new(graph, &Device::Cpu, tensor).unwrap(), id)
+    }
+
+    /// MILAN's own code left out the last token instead of the class token until 2023, which moved every map by one.
+    #[test]
+    fn the_map_of_tokens_has_each_patch_in_its_place_and_no_class_token() {
+        let (network, id) = tokens();
+        for (row, column) in [(0, 0), (0, 2), (1, 2), (2, 2)] {
+            let mut pixels = vec![0f32; 36];
+            pixels[(2 * row + 1) * 6 + 2 * column] = 5.;
+            let xs = Tensor::from_vec(pixels, (1, 1, 6, 6), &Device::Cpu).unwrap();
+            let ys = network.run(&xs, &mut Untapped).unwrap();
+            let maps = as_maps(network.graph().node(id), &ys).unwrap();
+            assert_eq!(maps.dims(), [1, 2, 3, 3]);
+            let mut wanted = vec![0f32; 18];
+            wanted[row * 3 + column] = 5.;
+            wanted[9 + row * 3 + column] = -5.;
+            assert_eq!(maps.flatten_all().unwrap().to_vec1::<f32>().unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_channel_is_ablated_at_every_token_the_class_token_among_them() {
+        let (network, id) = tokens();
+        let xs = Tensor::ones((1, 1, 6, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let mut ablate = Ablate::new(network.graph(), [(id, 0)]);
+        let ys = network.run(&xs, &mut ablate).unwrap();
+        let mut wanted = [[0f32, -4.]; 10];
+        wanted[0] = [0., 1000.];
+        assert_eq!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), wanted.concat());
     }
 }

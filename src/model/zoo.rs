@@ -7,6 +7,7 @@ use super::graph::Graph;
 use super::mobilenet::mobilenet_v2;
 use super::resnet::{self, resnet};
 use super::vgg::{self, vgg};
+use super::vit::{self, vit};
 use crate::usage;
 
 /// A ResNet of 10 layers for pictures of 64 pixels, which the demo's classifier is.
@@ -27,6 +28,7 @@ enum Wiring {
     EfficientnetLite(efficientnet_lite::Config),
     Vgg(vgg::Config),
     Alexnet,
+    Vit(vit::Config),
 }
 
 impl Architecture {
@@ -38,13 +40,15 @@ impl Architecture {
             Wiring::EfficientnetLite(config) => efficientnet_lite(config, n_classes),
             Wiring::Vgg(config) => vgg(config, n_classes),
             Wiring::Alexnet => alexnet(n_classes),
+            Wiring::Vit(config) => vit(config, n_classes),
         }
     }
 }
 
 /// All names, in short, for messages.
 pub(super) const KNOWN: &str = "resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; \
-    mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet";
+    mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet; \
+    vit_tiny_patch16_224, small, base, vit_base_patch32_224; vit_b_16, vit_b_32, vit_l_16";
 
 /// Every architecture, always in the same order.
 pub fn all() -> Vec<Architecture> {
@@ -99,6 +103,18 @@ pub fn all() -> Vec<Architecture> {
         }
     }
     add("alexnet", "classifier.6", Wiring::Alexnet);
+    for (name, width, depth, heads, patch, names) in [
+        ("vit_tiny_patch16_224", 192, 12, 3, 16, &vit::TIMM),
+        ("vit_small_patch16_224", 384, 12, 6, 16, &vit::TIMM),
+        ("vit_base_patch16_224", 768, 12, 12, 16, &vit::TIMM),
+        ("vit_base_patch32_224", 768, 12, 12, 32, &vit::TIMM),
+        ("vit_b_16", 768, 12, 12, 16, &vit::TORCHVISION),
+        ("vit_b_32", 768, 12, 12, 32, &vit::TORCHVISION),
+        ("vit_l_16", 1024, 24, 16, 16, &vit::TORCHVISION),
+    ] {
+        let config = vit::Config { width, depth, heads, patch, names };
+        add(name, names.head, Wiring::Vit(config));
+    }
     all
 }
 

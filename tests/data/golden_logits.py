@@ -4,10 +4,10 @@
 
 Every architecture is filled with weights that follow from the tensors' names alone (`formula`), so
 that no weights need to be kept, and looks at two pictures made the same way. Their sides are unequal
-and odd, so that a swapped axis or a padding on the wrong side shows. Where the folder is given, the
+and odd, so that a swapped axis or a padding on the wrong side shows; vision transformers read one size only. Where the folder is given, the
 real checkpoints in it are run too, at the size they were trained for.
 
-Needs torch, torchvision, safetensors, numpy and efficientnet-lite-pytorch; figures of torch 2.x on a CPU.
+Needs torch, torchvision, timm, safetensors, numpy and efficientnet-lite-pytorch; figures of torch 2.x on a CPU.
 """
 
 import json
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from efficientnet_lite_pytorch import EfficientNet
@@ -28,6 +29,7 @@ N_CLASSES = 10
 N_PICTURES = 2
 IMAGENET_SIDES = (67, 72)
 CIFAR_SIDES = (33, 36)
+VIT_SIDES = (224, 224)
 # Real checkpoints of 1000 classes: so many logits of each picture are kept.
 N_KEPT = 50
 # A prime, so that no row of a weight repeats the one before.
@@ -175,6 +177,10 @@ def architectures():
         for depth in [11, 13, 16, 19]:
             name = f"vgg{depth}{suffix}"
             yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES, init_weights=False), IMAGENET_SIDES
+    for name in ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_base_patch32_224"]:
+        yield name, lambda name=name: timm.create_model(name, num_classes=N_CLASSES), VIT_SIDES
+    for name in ["vit_b_16", "vit_b_32", "vit_l_16"]:
+        yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES), VIT_SIDES
     for level in range(5):
         yield f"efficientnet_lite{level}", lambda level=level: efficientnet_lite(level, IMAGENET_SIDES), IMAGENET_SIDES
     for suffix, project in [("", False), ("_b", True)]:

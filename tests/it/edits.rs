@@ -56,7 +56,11 @@ fn check_site(name: &str, graph: &Graph, tensors: &BTreeMap<String, Tensor>, sit
         assert!(way(graph, id).is_err());
         return "refused".into();
     }
-    let xs = pictures(if name.starts_with("cifar") { [32, 32] } else { [64, 64] });
+    let xs = pictures(match name.split('_').next() {
+        Some("cifar") => [32, 32],
+        Some("vit") => [224, 224],
+        _ => [64, 64],
+    });
     let original = network(graph.clone(), tensors);
     let before = original.run(&xs, &mut Untapped).unwrap();
     let mut ablate = Ablate::new(graph, units.iter().map(|unit| (id, unit.channel)));
@@ -134,6 +138,39 @@ fn vggs() {
     for name in ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
     {
         check(name, &["writers"; 5]);
+    }
+}
+
+/// Neurons are rows of the MLP's first layer: GELU(0) = 0.
+#[test]
+fn vision_transformers() {
+    check("vit_b_32", &["writers"; 4]);
+}
+
+/// Ablated at every token, the class token among them, and so edited. What is added to the residual stream stays in it.
+#[test]
+fn every_kind_of_node_of_a_vision_transformer_edits_exactly_or_is_refused() {
+    let name = "vit_tiny_patch16_224";
+    let graph = zoo::by_name(name).unwrap().build(10);
+    let tensors = filled(&graph);
+    for (site, wanted) in [
+        ("patch_embed.proj", "writers"),
+        ("cls_token", "writers"),
+        ("pos_embed", "writers"),
+        ("blocks.0.norm1", "writers"),
+        ("blocks.0.attn.qkv", "writers"),
+        ("blocks.0.attn.heads", "writers"),
+        ("blocks.0.attn", "writers"),
+        ("blocks.0.add", "refused"),
+        ("blocks.0.mlp.fc1", "writers"),
+        ("blocks.0.mlp.act", "writers"),
+        ("blocks.0.mlp", "writers"),
+        ("blocks.0", "refused"),
+        ("blocks.11", "refused"),
+        ("norm", "writers"),
+        ("pool", "writers"),
+    ] {
+        assert_eq!(check_site(name, &graph, &tensors, site), wanted, "{site}");
     }
 }
 

@@ -46,6 +46,11 @@ fn alexnet_agrees_with_pytorch() {
 }
 
 #[test]
+fn vision_transformers_agree_with_pytorch() {
+    check_logits("vit");
+}
+
+#[test]
 fn every_architecture_has_its_golden_logits() {
     let known: Vec<String> = zoo::all().into_iter().map(|it| it.name).collect();
     let golden = golden("formula");
@@ -135,6 +140,8 @@ fn an_unknown_architecture_is_answered_with_the_closest() {
         ("mobilenetv2", "mobilenet_v2"),
         ("vgg16bn", "vgg16_bn"),
         ("efficientnet-lite3", "efficientnet_lite3"),
+        ("vit_small_patch16", "vit_small_patch16_224"),
+        ("ViT-B/16", "vit_b_16"),
     ] {
         let error = zoo::by_name(asked).err().unwrap();
         assert_eq!(milan::error::kind(&error), milan::error::Kind::Usage);
@@ -177,6 +184,34 @@ fn default_sites_are_those_of_milan() {
         "features.0 features.3 features.6 features.8 features.10",
         &[64, 192, 384, 256, 256],
     );
+    check_sites(
+        "vit_small_patch16_224",
+        "blocks.2.mlp.fc1 blocks.5.mlp.fc1 blocks.8.mlp.fc1 blocks.11.mlp.fc1",
+        &[1536; 4],
+    );
+    let layer = |index: usize| format!("encoder.layers.encoder_layer_{index}.mlp.0");
+    check_sites("vit_l_16", &[5, 11, 17, 23].map(layer).join(" "), &[4096; 4]);
+}
+
+/// What a vision transformer has no positions for is said with what to do, before anything is computed.
+#[test]
+fn pictures_of_another_size_are_refused_where_there_are_no_positions_for_them() {
+    let name = "vit_b_32";
+    let graph = graph(name);
+    let shapes: BTreeMap<_, _> = graph.parameters().map(|it| (it.name, it.shape)).collect();
+    let tensor = |name: &str| Ok(formula(name, &shapes[name]));
+    let network = Network::new(graph, &Device::Cpu, tensor).unwrap();
+    for (sides, given) in [([384, 384], "384x384"), ([224, 225], "224x225"), ([32, 32], "32x32")] {
+        let error = network.run(&pictures(sides), &mut Untapped).unwrap_err();
+        assert_eq!(milan::error::kind(&error), milan::error::Kind::Inconclusive);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "this network reads pictures of 224x224 pixels only: `conv_proj` cuts 7x7 patches of 32x32 and is \
+                 given {given}; resize or crop them to 224x224"
+            )
+        );
+    }
 }
 
 /// Where PyTorch's hook sees an in-place ReLU's result, or a container's, ours sees that node.
@@ -197,6 +232,11 @@ fn names_mean_the_output_that_a_pytorch_hook_keeps() {
         ("vgg16_bn", "features.40 features.40; features.42 features.42"),
         ("alexnet", "features.10 features.11; features features.12; classifier classifier.6"),
         ("efficientnet_lite0", "_blocks.1 _blocks.1._bn2; _blocks.2 _blocks.2; _swish head"),
+        ("vit_tiny_patch16_224", "blocks.3.attn blocks.3.attn.proj; blocks.3.mlp blocks.3.mlp.fc2"),
+        (
+            "vit_b_16",
+            "encoder.layers.encoder_layer_0.self_attention encoder.layers.encoder_layer_0.self_attention.out_proj",
+        ),
     ] {
         let graph = graph(name);
         for pair in pairs.split("; ") {

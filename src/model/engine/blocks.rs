@@ -10,6 +10,8 @@ use super::vector::{Isa, Vector, Work};
 pub struct Blocks<'a> {
     isa: Isa,
     maps: PartMut<'a>,
+    /// What is seen of them.
+    shape: Shape,
 }
 
 /// What is told about the channels of a picture.
@@ -26,7 +28,18 @@ pub trait Survey {
 
 impl<'a> Blocks<'a> {
     pub(super) fn new(isa: Isa, maps: PartMut<'a>) -> Blocks<'a> {
-        Blocks { isa, maps }
+        let shape = maps.shape;
+        Blocks { isa, maps, shape }
+    }
+
+    /// Tokens as the map of their patches. The class token, before its first row, is not seen.
+    pub(super) fn of_tokens(isa: Isa, tokens: PartMut<'a>, side: usize) -> Blocks<'a> {
+        let Shape { c, lanes, .. } = tokens.shape;
+        // A token later the rows of a map of one row more.
+        let around = Around { bottom: 1, ..Around::default() };
+        let shape = Shape { left: 1, ..Shape::new((c, side, side), around, lanes) };
+        debug_assert_eq!(shape.block(), tokens.shape.block());
+        Blocks { isa, maps: tokens, shape }
     }
 
     /// Lets `work` see `(n, c, h, w)` as if the engine had computed it.
@@ -41,19 +54,19 @@ impl<'a> Blocks<'a> {
 
     /// Pictures, channels, height and width.
     pub fn dims(&self) -> (usize, usize, usize, usize) {
-        let Shape { c, h, w, .. } = self.maps.shape;
+        let Shape { c, h, w, .. } = self.shape;
         (self.maps.n, c, h, w)
     }
 
     pub fn value(&self, picture: usize, channel: usize, (y, x): (usize, usize)) -> f32 {
-        let shape = self.maps.shape;
+        let shape = self.shape;
         let at = shape.at(channel / shape.lanes, y, x) + channel % shape.lanes;
         self.maps.values[picture * shape.picture() + at]
     }
 
     /// The map of a channel, row after row.
     pub fn map(&self, picture: usize, channel: usize) -> Vec<f32> {
-        let shape = self.maps.shape;
+        let shape = self.shape;
         let (block, lane) = (channel / shape.lanes, channel % shape.lanes);
         let mut map = Vec::with_capacity(shape.h * shape.w);
         for y in 0..shape.h {
@@ -63,7 +76,7 @@ impl<'a> Blocks<'a> {
         map
     }
 
-    /// Sets a channel to zero in all pictures.
+    /// Sets a channel to zero in all pictures, at what is not seen as well.
     pub fn silence(&mut self, channel: usize) {
         let shape = self.maps.shape;
         let (block, lane) = (channel / shape.lanes, channel % shape.lanes);
@@ -90,8 +103,7 @@ struct Job<'a> {
 impl Work for Job<'_> {
     #[inline(always)]
     fn run<M: Vector>(self, m: M) {
-        let Job { blocks: Blocks { maps, .. }, picture, survey } = self;
-        let shape = maps.shape;
+        let Job { blocks: Blocks { maps, shape, .. }, picture, survey } = self;
         for block in 0..shape.blocks() {
             let first = block * M::LANES;
             let channels = first..shape.c.min(first + M::LANES);
@@ -217,6 +229,45 @@ mod tests {
                     assert_eq!(found.ranges[channel], finite.then_some((low, high)), "{channel}");
                 }
             }
+        }
+    }
+
+    /// Of 11 channels at a class token and 3×3 patches, as tokens `(t, c)` the values in their order.
+    fn tokens(isa: Isa) -> (Maps, impl Fn(usize, usize) -> f32) {
+        let value = |token: usize, channel: usize| (token * 11 + channel) as f32 + 1.;
+        let around = Around { right: 2, ..Around::default() };
+        let mut tokens = Maps::zeros(2, Shape::new((11, 1, 10), around, isa.lanes()));
+        let planes: Vec<f32> = (0..2 * 110).map(|it| value(it % 10, it / 10 % 11)).collect();
+        tokens.part_mut(0..2).read(&planes);
+        (tokens, value)
+    }
+
+    #[test]
+    fn tokens_are_seen_as_the_map_of_their_patches() {
+        for isa in [Isa::best(), Isa::Plain, Isa::Wide] {
+            let (mut tokens, value) = tokens(isa);
+            let blocks = Blocks::of_tokens(isa, tokens.part_mut(0..2), 3);
+            assert_eq!(blocks.dims(), (2, 11, 3, 3));
+            let mut found =
+                Found { floors: vec![0.; 11], above: vec![vec![]; 11], ranges: vec![None; 11] };
+            blocks.survey(1, &mut found);
+            for channel in 0..11 {
+                let patches: Vec<f32> = (1..10).map(|token| value(token, channel)).collect();
+                assert_eq!(blocks.map(1, channel), patches);
+                assert_eq!(blocks.value(1, channel, (1, 2)), patches[5]);
+                assert_eq!(found.above[channel], patches);
+                assert_eq!(found.ranges[channel], Some((patches[0], patches[8])));
+            }
+        }
+    }
+
+    #[test]
+    fn a_channel_is_silenced_at_every_token_the_class_token_among_them() {
+        let (mut tokens, value) = tokens(Isa::Plain);
+        Blocks::of_tokens(Isa::Plain, tokens.part_mut(0..2), 3).silence(9);
+        for (at, now) in tokens.part(0..2).write().into_iter().enumerate() {
+            let (token, channel) = (at % 10, at / 10 % 11);
+            assert_eq!(now, if channel == 9 { 0. } else { value(token, channel) });
         }
     }
 

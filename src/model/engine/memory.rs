@@ -13,7 +13,7 @@ use super::super::run::check_sides;
 use super::Plan;
 use super::layout::{Around, Maps, Part, PartMut, Shape};
 use super::packed::Packed;
-use super::winograd::{self, Scratch};
+use super::{attention, winograd};
 
 /// Bytes of a map that are worth keeping in the cache: of smaller ones several pictures go together.
 /// Tests have small maps, and are to see several stretches.
@@ -28,6 +28,14 @@ pub(super) struct Memory {
     buffers: Vec<Buffer>,
     /// Of each node that has one, its buffer.
     buffer_of: BTreeMap<NodeId, usize>,
+}
+
+/// What kernels write on the way, kept from one step to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) winograd: winograd::Scratch,
+    pub(super) attention: attention::Scratch,
+    pub(super) patches: Maps,
 }
 
 /// Steps that so many pictures go through before the next ones begin with the first of them.
@@ -168,13 +176,18 @@ fn shapes(
         });
         side_of.insert(step.output, output_sides(&shaped_by.op, (h, w)));
     }
-    let is_map = |id: &NodeId| !matches!(graph.node(*id).extent, Extent::Flat { .. });
+    let lies_here = |id: &NodeId| !matches!(graph.node(*id).extent, Extent::Flat { .. });
     let shape = |(id, (h, w)): (NodeId, (usize, usize))| {
         let lanes = if id == Graph::INPUT { 1 } else { lanes };
-        let around = around_of.get(&id).copied().unwrap_or_default();
-        (id, Shape::new((graph.node(id).channels, h, w), around, lanes))
+        let node = graph.node(id);
+        let around = match node.extent {
+            // Behind tokens so many zeros that without the class token they are the rows of a map.
+            Extent::Tokens { side } => Around { right: side - 1, ..Around::default() },
+            _ => around_of.get(&id).copied().unwrap_or_default(),
+        };
+        (id, Shape::new((node.channels, h, w), around, lanes))
     };
-    Ok(side_of.into_iter().filter(|(id, _)| is_map(id)).map(shape).collect())
+    Ok(side_of.into_iter().filter(|(id, _)| lies_here(id)).map(shape).collect())
 }
 
 /// As many pictures go together as the largest map allows that is still to come.
@@ -226,7 +239,8 @@ fn output_sides(op: &Op, (h, w): (usize, usize)) -> (usize, usize) {
         Op::MaxPool { size, stride, padding } => {
             (windows(h + 2 * padding, size, stride), windows(w + 2 * padding, size, stride))
         }
-        Op::AdaptiveAvgPool { side } => (side, side),
+        Op::AdaptiveAvgPool { side } | Op::Patches { side, .. } => (side, side),
+        Op::ClassToken => (1, 1 + h * w),
         Op::PadShortcut { stride, .. } => (h.div_ceil(stride), w.div_ceil(stride)),
         _ => (h, w),
     }

@@ -14,7 +14,10 @@
 //! **Registers.** All convolutions come down to one `tile`: some positions by two vectors of output channels.
 //! Each weight that is fetched serves all positions, each input value two vectors, and the sums never leave the
 //! registers. `direct` walks a tile over its window; `winograd` turns 3×3 convolutions into 36 matrix
-//! products with a quarter of the multiplications, done by the same tile.
+//! products with a quarter of the multiplications, done by the same tile. So are linear layers on tokens and both
+//! products of `attention`.
+//!
+//! **Tokens** are a map of one row, the class token first. Whoever looks at them sees the map of their patches (`blocks`).
 //!
 //! **Vectors.** What the machine has is found when the program runs (`vector`): AVX-512, AVX2 with FMA, NEON, else
 //! plain arrays. The code is the same for all of them and has no `unsafe`; tests run it with arrays of 8 and of
@@ -24,17 +27,22 @@
 //! an op. Of these, as many go through some steps together as keep a step's output in the cache for the next one
 //! (`memory`).
 
+mod attention;
 mod blocks;
 mod depthwise;
 mod direct;
 mod edges;
+mod exp;
 mod finish;
+mod gelu;
 mod layout;
 mod memory;
+mod norm;
 mod packed;
 mod plan;
 mod pool;
 mod tile;
+mod tokens;
 mod vector;
 mod winograd;
 
@@ -53,7 +61,7 @@ use super::graph::{Extent, Graph, NodeId};
 use super::op::Op;
 use super::ops::Params;
 use super::run::Tap;
-use edges::{means, read, tensor};
+use edges::{class, means, read, tensor};
 use finish::Target;
 use layout::Around;
 use memory::Memory;
@@ -161,11 +169,12 @@ impl Engine {
                     let input = || memory.part(node.inputs[0], pictures.clone());
                     let ys = match node.op {
                         Op::GlobalAvgPool => means(input())?,
-                        Op::Flatten => tensor(input())?.flatten_from(1)?,
+                        Op::Flatten => tensor(input(), Extent::Map)?.flatten_from(1)?,
+                        Op::TakeClass => class(input())?,
                         _ => {
                             self.step(graph, step, packed, &mut memory, pictures.clone())?;
                             if plan.shown.contains(&id) {
-                                self.show(tap, id, &mut memory, pictures.clone())?;
+                                self.show(graph, tap, id, &mut memory, pictures.clone())?;
                             }
                             continue;
                         }
@@ -177,7 +186,7 @@ impl Engine {
         for &id in &plan.kept {
             values[id] = Some(match features.get(&id) {
                 Some(parts) => Tensor::cat(parts, 0)?,
-                None => tensor(memory.part(id, 0..n))?,
+                None => tensor(memory.part(id, 0..n), graph.node(id).extent)?,
             });
         }
         for &id in &plan.dropped {
@@ -239,7 +248,10 @@ impl Engine {
     fn memory(&self, graph: &Graph, plan: &Plan, inputs: &[Tensor]) -> anyhow::Result<Memory> {
         let mut sides = (0, vec![]);
         for xs in inputs {
-            let (n, _, h, w) = xs.dims4()?;
+            let (n, h, w) = match *xs.dims() {
+                [n, tokens, _] => (n, 1, tokens),
+                _ => xs.dims4().map(|(n, _, h, w)| (n, h, w))?,
+            };
             sides.0 = n;
             sides.1.push((h, w));
         }
@@ -266,27 +278,38 @@ impl Engine {
             let input = memory.part(node.inputs[0], pictures.clone());
             let residual = step.residual.map(|it| memory.part(it, pictures));
             let Around { top, left, .. } = memory::around(&node.op, (input.shape.h, input.shape.w));
-            let pads = (top, left);
-            if let Op::PadShortcut { stride, before, .. } = node.op {
-                pool::pad(input, stride, before, &mut out);
-                return Ok(());
-            }
-            let target = Target { out, residual, cut: step.cut };
-            match packed {
-                Packed::Direct(it) => it.run(self.isa, input, pads, target),
-                Packed::Winograd(it) => it.run(self.isa, input, target, scratch),
-                Packed::Depthwise(it) => it.run(self.isa, input, pads, target),
-                Packed::Affine { scale, shift } => {
+            let (isa, pads) = (self.isa, (top, left));
+            let target = |out| Target { out, residual, cut: step.cut };
+            match (node.op, packed) {
+                (_, Packed::Direct(it)) => it.run(isa, input, pads, target(out)),
+                (_, Packed::Winograd(it)) => {
+                    it.run(isa, input, target(out), &mut scratch.winograd);
+                }
+                (_, Packed::Depthwise(it)) => it.run(isa, input, pads, target(out)),
+                (_, Packed::Patches(it)) => {
+                    it.run(isa, input, target(out), &mut scratch.patches);
+                }
+                (_, Packed::Affine { scale, shift }) => {
                     let each = match graph.node(step.shaped_by()).op {
                         Op::MaxPool { size, stride, padding } => {
                             Each::Max { size, stride, padding, scale: Some(scale) }
                         }
                         _ => Each::Same { scale: Some(scale) },
                     };
-                    pool::run(self.isa, &each, input, shift, target);
+                    pool::run(isa, &each, input, shift, target(out));
                 }
-                Packed::Plain { bias } => {
-                    let each = match node.op {
+                (_, Packed::Norm(it)) => it.run(isa, input, out),
+                (Op::ClassToken, Packed::Own(it)) => tokens::with_class(input, it, &mut out),
+                (_, Packed::Own(it)) => tokens::with_places(input, it, &mut out),
+                (Op::Attention { heads }, _) => {
+                    attention::run(isa, heads, input, out, &mut scratch.attention);
+                }
+                (Op::Gelu, _) => gelu::run(isa, input, out),
+                (Op::PadShortcut { stride, before, .. }, _) => {
+                    pool::pad(input, stride, before, &mut out);
+                }
+                (op, Packed::Plain { bias }) => {
+                    let each = match op {
                         Op::MaxPool { size, stride, padding } => {
                             Each::Max { size, stride, padding, scale: None }
                         }
@@ -294,7 +317,7 @@ impl Engine {
                         Op::Relu | Op::Relu6 | Op::Add => Each::Same { scale: None },
                         _ => bail!("`{}` is not for the engine", node.name),
                     };
-                    pool::run(self.isa, &each, input, bias, target);
+                    pool::run(isa, &each, input, bias, target(out));
                 }
             }
             Ok(())
@@ -304,17 +327,22 @@ impl Engine {
     /// Shows a tap the maps of some pictures where they lie, or else as a copy, which it may change.
     fn show(
         &self,
+        graph: &Graph,
         tap: &mut impl Tap,
         id: NodeId,
         memory: &mut Memory,
         pictures: Range<usize>,
     ) -> anyhow::Result<()> {
-        let first = pictures.start;
+        let (first, extent) = (pictures.start, graph.node(id).extent);
         let maps = memory.part_mut(id, pictures.clone());
-        if tap.look(id, first, &mut Blocks::new(self.isa, maps))? {
+        let mut blocks = match extent {
+            Extent::Tokens { side } => Blocks::of_tokens(self.isa, maps, side),
+            _ => Blocks::new(self.isa, maps),
+        };
+        if tap.look(id, first, &mut blocks)? {
             return Ok(());
         }
-        let ys = tensor(memory.part(id, pictures.clone()))?;
+        let ys = tensor(memory.part(id, pictures.clone()), extent)?;
         let before = ys.id();
         let ys = tap.at(id, first, ys)?;
         if ys.id() != before {
@@ -326,7 +354,7 @@ impl Engine {
 
 fn is_for_us(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
-    let on_maps = |id: NodeId| !matches!(graph.node(id).extent, Extent::Flat { .. });
+    let is_here = |id: NodeId| !matches!(graph.node(id).extent, Extent::Flat { .. });
     let is_picture = node.inputs.contains(&Graph::INPUT);
     let fits = match node.op {
         Op::Conv2d { stride, groups: 1, .. } => direct::has_tiles(stride, is_picture),
@@ -334,10 +362,26 @@ fn is_for_us(graph: &Graph, id: NodeId) -> bool {
             let c_in = graph.node(node.inputs[0]).channels;
             groups == c_out && groups == c_in && depthwise::has_loop(stride) && !is_picture
         }
-        Op::Input | Op::Linear { .. } => false,
-        _ => !is_picture,
+        Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::Relu6
+        | Op::MaxPool { .. }
+        | Op::AdaptiveAvgPool { .. }
+        | Op::GlobalAvgPool
+        | Op::Flatten
+        | Op::Add
+        | Op::PadShortcut { .. }
+        | Op::Linear { .. }
+        | Op::ClassToken
+        | Op::Positions
+        | Op::LayerNorm { .. }
+        | Op::Gelu
+        | Op::TakeClass => !is_picture,
+        Op::Attention { heads } => attention::has_blocks(node.channels / heads),
+        Op::Patches { .. } => is_picture,
+        Op::Input => false,
     };
-    fits && node.inputs.iter().all(|&it| on_maps(it))
+    fits && node.inputs.iter().all(|&it| is_here(it))
 }
 
 /// A panic elsewhere leaves nothing half done behind these locks.

@@ -9,7 +9,9 @@ use super::super::ops::Params;
 use super::depthwise::Depthwise;
 use super::direct::{Direct, padded};
 use super::layout::Aligned;
+use super::norm::Norm;
 use super::plan::Step;
+use super::tokens::{self, Patches};
 use super::winograd::Winograd;
 
 /// What a step needs beside its inputs.
@@ -17,6 +19,10 @@ pub(super) enum Packed {
     Direct(Direct),
     Winograd(Winograd),
     Depthwise(Depthwise),
+    Patches(Patches),
+    Norm(Norm),
+    /// The class token `(blocks, lanes)`, or what stands for places `(blocks, tokens, lanes)`.
+    Own(Aligned),
     /// A batch norm that could not be folded.
     Affine {
         scale: Aligned,
@@ -73,6 +79,21 @@ impl Packed {
                         lanes,
                     )),
                 }
+            }
+            (Op::Linear { c_out }, Params::Linear { weight_t, bias }) => {
+                let (weight, bias) = (values(&weight_t.t()?)?, values(bias)?);
+                let sizes = [c_out, weight.len() / c_out, 1];
+                Packed::Direct(Direct::new(sizes, 1, false, &weight, &bias, lanes))
+            }
+            (Op::Patches { c_out, size, .. }, Params::Conv { weight, bias: Some(bias) }) => {
+                let sizes = [c_out, weight.dim(1)?, size];
+                Packed::Patches(Patches::new(sizes, &values(weight)?, &values(bias)?, lanes))
+            }
+            (Op::ClassToken | Op::Positions, Params::Own(own)) => {
+                Packed::Own(tokens::blocked(&values(own)?, own.dim(2)?, lanes))
+            }
+            (Op::LayerNorm { eps }, Params::Affine { scale, shift }) => {
+                Packed::Norm(Norm::new(eps, &values(scale)?, &values(shift)?, lanes))
             }
             (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => Packed::Affine {
                 scale: padded(&values(scale)?, lanes),

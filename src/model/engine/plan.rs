@@ -43,6 +43,31 @@ fn cut(op: &Op) -> Option<Cut> {
     }
 }
 
+/// Whether something can be added to what an op gives, and that be cut, before it is written.
+fn has_sums(op: &Op) -> bool {
+    match op {
+        Op::Conv2d { .. }
+        | Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::Relu6
+        | Op::MaxPool { .. }
+        | Op::AdaptiveAvgPool { .. }
+        | Op::Add
+        | Op::Linear { .. }
+        | Op::Patches { .. } => true,
+        Op::Input
+        | Op::GlobalAvgPool
+        | Op::Flatten
+        | Op::PadShortcut { .. }
+        | Op::ClassToken
+        | Op::Positions
+        | Op::LayerNorm { .. }
+        | Op::Attention { .. }
+        | Op::Gelu
+        | Op::TakeClass => false,
+    }
+}
+
 /// The steps of some nodes in their order. A node that `is_visible` ends its step, so that its own value is
 /// there to be looked at or changed; so does one that several nodes read.
 pub(super) fn steps(
@@ -54,9 +79,8 @@ pub(super) fn steps(
     // The step whose output a node is, where it may go on.
     let open = |steps: &[Step], id: NodeId| {
         let at = steps.iter().position(|it| it.output == id)?;
-        let copies =
-            matches!(graph.node(id).op, Op::PadShortcut { .. } | Op::GlobalAvgPool | Op::Flatten);
-        (!is_visible(id) && !copies && graph.readers(id).count() == 1).then_some(at)
+        let goes_on = has_sums(&graph.node(id).op) && graph.readers(id).count() == 1;
+        (!is_visible(id) && goes_on).then_some(at)
     };
     for id in nodes {
         let node = graph.node(id);

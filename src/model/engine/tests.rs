@@ -153,6 +153,57 @@ fn wired() -> Graph {
     g
 }
 
+/// A vision transformer in small, whose tokens fill no whole number of vectors.
+fn transformer(side: usize) -> Graph {
+    let mut g = Graph::new(3);
+    let (norm, linear) = (Op::LayerNorm { eps: 1e-6 }, |c_out| Op::Linear { c_out });
+    let xs = g.add("proj", Op::Patches { c_out: 32, size: 5, side }, &[0]);
+    let xs = g.add("cls_token", Op::ClassToken, &[xs]);
+    let mut xs = g.add("pos_embed", Op::Positions, &[xs]);
+    for block in 0..2 {
+        let ys = g.add(format!("{block}.norm1"), norm, &[xs]);
+        let ys = g.add(format!("{block}.qkv"), linear(96), &[ys]);
+        let ys = g.add(format!("{block}.heads"), Op::Attention { heads: 2 - block }, &[ys]);
+        let ys = g.add(format!("{block}.out"), linear(32), &[ys]);
+        xs = g.add(format!("{block}.add"), Op::Add, &[xs, ys]);
+        let ys = g.add(format!("{block}.norm2"), norm, &[xs]);
+        let ys = g.add(format!("{block}.fc1"), linear(44), &[ys]);
+        let ys = g.add(format!("{block}.gelu"), Op::Gelu, &[ys]);
+        let ys = g.add(format!("{block}.fc2"), linear(32), &[ys]);
+        xs = g.add(format!("{block}"), Op::Add, &[xs, ys]);
+    }
+    let xs = g.add("norm", norm, &[xs]);
+    let xs = g.add("pool", Op::TakeClass, &[xs]);
+    g.add("head", linear(7), &[xs]);
+    g
+}
+
+#[test]
+fn a_transformer_is_candles_at_every_site() {
+    for (n, side) in [(1, 1), (3, 4), (2, 7)] {
+        check(&transformer(side), &pictures(n, 3, 5 * side, 5 * side));
+    }
+}
+
+/// Channels that fill no whole blocks; heads that do not are left to candle.
+#[test]
+fn every_op_on_tokens_is_candles() {
+    for (c, heads, size, side) in [(5, 1, 4, 2), (21, 3, 1, 5), (33, 3, 2, 3), (48, 1, 3, 2)] {
+        let mut graph = Graph::new(2);
+        let xs = graph.add("proj", Op::Patches { c_out: c, size, side }, &[0]);
+        let xs = graph.add("cls_token", Op::ClassToken, &[xs]);
+        let xs = graph.add("pos_embed", Op::Positions, &[xs]);
+        let norm = graph.add("norm", Op::LayerNorm { eps: 1e-6 }, &[xs]);
+        graph.add("gelu", Op::Gelu, &[norm]);
+        graph.add("relu", Op::Relu, &[norm]);
+        graph.add("class", Op::TakeClass, &[norm]);
+        let wide = graph.add("wide", Op::Linear { c_out: 3 * c }, &[norm]);
+        graph.add("heads", Op::Attention { heads }, &[wide]);
+        graph.add("sum", Op::Add, &[xs, norm]);
+        check(&graph, &pictures(2, 2, size * side, size * side));
+    }
+}
+
 #[test]
 fn a_network_is_candles_at_every_site_whatever_the_pictures_sides() {
     for (n, h, w) in [(1, 32, 32), (5, 45, 37), (3, 28, 61)] {
@@ -163,8 +214,11 @@ fn a_network_is_candles_at_every_site_whatever_the_pictures_sides() {
 /// Stopped at any node and taken up again, ablated there or elsewhere, it is candle's run.
 #[test]
 fn ablated_and_halved_runs_are_candles() {
-    let graph = wired();
-    let xs = pictures(3, 3, 40, 33);
+    check_ablated_and_halved(wired(), pictures(3, 3, 40, 33));
+    check_ablated_and_halved(transformer(3), pictures(3, 3, 15, 15));
+}
+
+fn check_ablated_and_halved(graph: Graph, xs: Tensor) {
     let oracle = network(&graph, Compute::Candle);
     let networks: Vec<Network> = ways().into_iter().map(|by| network(&graph, by)).collect();
     for id in 1..graph.nodes().len() - 1 {
@@ -185,17 +239,16 @@ fn ablated_and_halved_runs_are_candles() {
 /// A picture's answer does not depend on the pictures beside it, nor on what ran before.
 #[test]
 fn the_same_picture_gives_the_same_bytes() {
-    let graph = wired();
-    let xs = pictures(5, 3, 37, 41);
-    for by in ways() {
-        let network = network(&graph, by);
+    let both = [(wired(), pictures(5, 3, 37, 41)), (transformer(4), pictures(5, 3, 20, 20))];
+    for (by, (graph, xs)) in ways().into_iter().flat_map(|by| both.iter().map(move |it| (by, it))) {
+        let network = network(graph, by);
         let bits = |xs: &Tensor| -> Vec<u32> {
             let ys = network.run(xs, &mut Untapped).unwrap().flatten_all().unwrap();
             ys.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
         };
-        let all = bits(&xs);
+        let all = bits(xs);
         let each = (0..5).flat_map(|at| bits(&xs.narrow(0, at, 1).unwrap())).collect::<Vec<_>>();
-        assert!(all == each && all == bits(&xs), "{by:?}");
+        assert!(all == each && all == bits(xs), "{by:?}");
     }
 }
 
@@ -209,6 +262,10 @@ fn what_is_not_a_number_stays_so() {
         network(&graph, by).run(&xs, &mut record).unwrap();
         let ys = record.get(3).unwrap().to_dtype(DType::F32).unwrap().flatten_all().unwrap();
         assert!(ys.to_vec1::<f32>().unwrap().iter().all(|it| it.is_nan()), "{by:?}");
+        let xs = xs.narrow(2, 0, 15).unwrap().narrow(3, 0, 15).unwrap();
+        let ys = network(&transformer(3), by).run(&xs, &mut Untapped).unwrap();
+        let ys = ys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(ys.iter().all(|it| it.is_nan()), "{by:?}");
     }
 }
 
@@ -227,13 +284,14 @@ impl Tap for Negate {
 
 #[test]
 fn what_a_tap_gives_back_is_what_the_next_nodes_see() {
-    let graph = wired();
-    let xs = pictures(3, 3, 32, 40);
-    for id in 1..graph.nodes().len() {
-        let wanted = network(&graph, Compute::Candle).run(&xs, &mut Negate(id)).unwrap();
-        for by in ways() {
-            let found = network(&graph, by).run(&xs, &mut Negate(id)).unwrap();
-            check_equal(&found, &wanted, &format!("{by:?} {}", graph.node(id).name));
+    let both = [(wired(), pictures(3, 3, 32, 40)), (transformer(3), pictures(3, 3, 15, 15))];
+    for (graph, xs) in both {
+        for id in 1..graph.nodes().len() {
+            let wanted = network(&graph, Compute::Candle).run(&xs, &mut Negate(id)).unwrap();
+            for by in ways() {
+                let found = network(&graph, by).run(&xs, &mut Negate(id)).unwrap();
+                check_equal(&found, &wanted, &format!("{by:?} {}", graph.node(id).name));
+            }
         }
     }
 }

@@ -28,7 +28,13 @@ pub(super) trait Vector: Copy {
     /// Which values are above the floor beside them: the first in the lowest bit.
     fn above(self, value: Self::V, floor: Self::V) -> u32;
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// 2ⁿ of whole numbers -126..=127.
+    fn two_to(self, n: Self::V) -> Self::V;
 }
+
+/// Added to a number of at most 22 bits it leaves nothing of it behind the point, and the whole of it in the lowest bits.
+pub(super) const WHOLE: f32 = 12_582_912.;
 
 /// Work that is the same for all vectors. `run` must be `#[inline(always)]`, and every function in it that touches
 /// a vector, closures left out: only so is it compiled for the machine's own.
@@ -93,6 +99,19 @@ impl<S: Simd> Vector for Native<S> {
     #[inline(always)]
     fn min(self, a: S::f32s, b: S::f32s) -> S::f32s {
         self.0.min_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: S::f32s, b: S::f32s) -> S::f32s {
+        self.0.div_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn two_to(self, n: S::f32s) -> S::f32s {
+        let bits = self.0.transmute_u32s_f32s(self.add(n, self.splat(WHOLE)));
+        let exponent = self.0.wrapping_dyn_shl_u32s(bits, self.0.splat_u32s(23));
+        let one = self.0.splat_u32s(1f32.to_bits());
+        self.0.transmute_f32s_u32s(self.0.add_u32s(exponent, one))
     }
 
     #[inline(always)]
@@ -191,6 +210,19 @@ impl<const LANES: usize> Vector for Plain<LANES> {
     }
 
     #[inline(always)]
+    fn div(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        Self::each(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn two_to(self, n: [f32; LANES]) -> [f32; LANES] {
+        let shifted = self.add(n, self.splat(WHOLE));
+        Self::each(shifted, shifted, |n, _| {
+            f32::from_bits((n.to_bits() << 23).wrapping_add(1f32.to_bits()))
+        })
+    }
+
+    #[inline(always)]
     fn is_any_above(self, value: [f32; LANES], floor: [f32; LANES]) -> bool {
         value.iter().zip(floor).any(|(value, floor)| floor < *value)
     }
@@ -283,6 +315,9 @@ mod tests {
             check(m.mul_add(a, two, a), |it| it * 3.);
             check(m.max(a, two), |it| it.max(2.));
             check(m.min(a, two), |it| it.min(2.));
+            check(m.div(a, two), |it| it / 2.);
+            check(m.two_to(m.add(a, m.splat(0.5))), |it| (it + 0.5).exp2());
+            check(m.two_to(m.splat(-126.)), |_| f32::MIN_POSITIVE);
             let highest = M::LANES as f32 - 4.5;
             assert!(
                 m.is_any_above(a, m.splat(highest - 0.5)) && !m.is_any_above(a, m.splat(highest))
