@@ -392,15 +392,15 @@ pub fn table(found: &Evaluation) -> String {
         WIDTH,
         &[
             "concept",
-            "units ≥1",
+            "≥1 say",
             "AUROC",
             "precision",
             "recall",
-            "units ≥2",
+            "≥2 say",
             "AUROC",
             "precision",
             "recall",
-            "one person",
+            "a person",
         ],
     );
     for it in &found.concepts {
