@@ -47,6 +47,13 @@ impl Preprocess {
     pub fn of(arch: &str) -> Preprocess {
         let is_timm_vit = arch.starts_with("vit_") && arch.contains("_patch");
         let (resize, crop, mean, std) = match arch {
+            "efficientnet_b1" => (Resize::ShortSide(256), 240, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b2" => (Resize::ShortSide(288), 288, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b3" => (Resize::ShortSide(320), 300, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b4" => (Resize::ShortSide(384), 380, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b5" => (Resize::ShortSide(456), 456, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b6" => (Resize::ShortSide(528), 528, IMAGENET_MEAN, IMAGENET_STD),
+            "efficientnet_b7" => (Resize::ShortSide(600), 600, IMAGENET_MEAN, IMAGENET_STD),
             "efficientnet_lite0" => (Resize::ShortSide(256), 224, HALF, HALF),
             "efficientnet_lite1" => (Resize::ShortSide(272), 240, HALF, HALF),
             "efficientnet_lite2" => (Resize::ShortSide(292), 260, HALF, HALF),
@@ -58,7 +65,8 @@ impl Preprocess {
             _ if arch.starts_with("cifar_") => (Resize::Exact(32), 32, IMAGENET_MEAN, IMAGENET_STD),
             _ => (Resize::ShortSide(256), 224, IMAGENET_MEAN, IMAGENET_STD),
         };
-        let filter = if is_timm_vit { Filter::Bicubic } else { Filter::Bilinear };
+        let is_bicubic = is_timm_vit || arch.starts_with("efficientnet_b");
+        let filter = if is_bicubic { Filter::Bicubic } else { Filter::Bilinear };
         Preprocess { resize, filter, crop, mean, std }
     }
 
@@ -202,6 +210,16 @@ mod tests {
         let column: Vec<u8> = (0..4).map(|y| cropped.get_pixel(1, y).0[0]).collect();
         let row: Vec<u8> = (0..4).map(|x| cropped.get_pixel(x, 0).0[0]).collect();
         assert_eq!((column, row), (vec![9, 9, 9, 0], vec![0, 9, 9, 0]));
+    }
+
+    /// Against `EfficientNet_B0_Weights` and `EfficientNet_B4_Weights` of torchvision.
+    #[test]
+    fn efficientnets_are_larger_by_the_level() {
+        for (arch, resize, crop) in [("efficientnet_b0", 256, 224), ("efficientnet_b4", 384, 380)] {
+            let found = Preprocess::of(arch);
+            assert_eq!((found.resize, found.crop), (Resize::ShortSide(resize), crop));
+            assert_eq!((found.filter, found.mean), (Filter::Bicubic, IMAGENET_MEAN));
+        }
     }
 
     /// timm's `vit_small_patch16_224.augreg_in21k_ft_in1k` beside what says how DINO was trained.

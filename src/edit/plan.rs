@@ -174,6 +174,8 @@ fn writers(
                 writers(graph, input, from, slices)?;
             }
         }
+        // Nothing times whatever is nothing.
+        Op::Scale => writers(graph, only_reader(node.inputs[0])?, channel, slices)?,
         Op::Input => return Err("a channel of the pictures has no weights before it".into()),
         _ if node.op.keeps_zero() => {
             writers(graph, only_reader(node.inputs[0])?, channel, slices)?;
@@ -213,6 +215,7 @@ fn readers(
                 slices.extend(columns.map(|column| slice(1, column)));
             }
             Op::PadShortcut { before, .. } => readers(graph, reader_id, channel + before, slices)?,
+            Op::Scale => readers(graph, reader_id, channel, slices)?,
             _ if reader.op.keeps_zero() => readers(graph, reader_id, channel, slices)?,
             _ => {
                 return Err(format!(

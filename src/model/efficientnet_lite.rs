@@ -2,6 +2,7 @@
 //! and with ReLU6), named as the PyPI package `efficientnet-lite-pytorch` names it.
 
 use super::graph::{Graph, NodeId};
+use super::mbconv::round_to_8;
 use super::op::{Op, Padding};
 
 pub(super) struct Config {
@@ -84,12 +85,6 @@ fn block(
         g.alias(name, ys);
         ys
     }
-}
-
-/// The nearest multiple of 8, but never a tenth less than asked.
-fn round_to_8(channels: f64) -> usize {
-    let rounded = ((channels as usize + 4) / 8 * 8).max(8);
-    if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
 }
 
 /// Padded as TensorFlow does, from which the weights were converted. The package fixes the padding for

@@ -8,8 +8,11 @@ pub mod zoo;
 
 mod alexnet;
 mod cifar_resnet;
+mod efficientnet;
 mod efficientnet_lite;
+mod mbconv;
 mod mobilenet;
+mod mobilenet_v3;
 mod ops;
 mod recognise;
 mod resnet;

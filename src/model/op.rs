@@ -87,6 +87,18 @@ pub enum Op {
     },
     /// `x · Φ(x)`, by the error function and not its approximation by tanh.
     Gelu,
+    /// The approximation: `Φ(x)` is about `(1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2`.
+    GeluTanh,
+    /// `x · σ(x)`.
+    Silu,
+    /// `σ(x) = 1 / (1 + e⁻ˣ)`, which is not zero at zero.
+    Sigmoid,
+    /// `x · min(max(x + 3, 0), 6) / 6`.
+    HardSwish,
+    /// `min(max(x + 3, 0), 6) / 6`, which is not zero at zero.
+    HardSigmoid,
+    /// Each channel of a map times its one value in the second input, `(n, c, 1, 1)`.
+    Scale,
     /// The class token: `(n, t, c)` to `(n, c)`.
     TakeClass,
 }
@@ -96,7 +108,7 @@ impl Op {
     pub(super) fn output(&self, name: &str, inputs: &[&Node]) -> (usize, Extent) {
         let n_wanted = match self {
             Op::Input => 0,
-            Op::Add => 2,
+            Op::Add | Op::Scale => 2,
             _ => 1,
         };
         assert_eq!(inputs.len(), n_wanted, "{name} has the wrong number of inputs");
@@ -108,7 +120,23 @@ impl Op {
                 assert!(is_map && xs.channels % groups == 0 && c_out % groups == 0, "{name}");
                 (c_out, Extent::Map)
             }
-            Op::BatchNorm { .. } | Op::Relu | Op::Relu6 | Op::Gelu => (xs.channels, xs.extent),
+            Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::Relu6
+            | Op::Gelu
+            | Op::GeluTanh
+            | Op::Silu
+            | Op::Sigmoid
+            | Op::HardSwish
+            | Op::HardSigmoid => (xs.channels, xs.extent),
+            Op::Scale => {
+                let is_whole = is_map && inputs[1].extent.is_map();
+                assert!(
+                    is_whole && xs.channels == inputs[1].channels,
+                    "{name} scales unequal shapes"
+                );
+                (xs.channels, xs.extent)
+            }
             Op::MaxPool { .. } | Op::AdaptiveAvgPool { .. } | Op::GlobalAvgPool => {
                 assert!(is_map, "{name}: pooling needs a map");
                 let extent = match *self {
@@ -213,6 +241,9 @@ impl Op {
             | Op::GlobalAvgPool
             | Op::Flatten
             | Op::Gelu
+            | Op::GeluTanh
+            | Op::Silu
+            | Op::HardSwish
             | Op::TakeClass => true,
             Op::Input
             | Op::Conv2d { .. }
@@ -224,7 +255,10 @@ impl Op {
             | Op::ClassToken
             | Op::Positions
             | Op::LayerNorm { .. }
-            | Op::Attention { .. } => false,
+            | Op::Attention { .. }
+            | Op::Sigmoid
+            | Op::HardSigmoid
+            | Op::Scale => false,
         }
     }
 }

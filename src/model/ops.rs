@@ -1,7 +1,7 @@
 //! One function an op, on candle tensors: maps are `(n, c, h, w)`, tokens `(n, t, c)`, features `(n, f)`.
 
 use candle_core::{D, Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
+use candle_nn::ops::{sigmoid, softmax_last_dim};
 
 use super::op::{Op, Padding, part};
 
@@ -95,6 +95,12 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
         }
         (Op::Attention { heads }, _) => attention(xs, heads),
         (Op::Gelu, _) => xs.gelu_erf(),
+        (Op::GeluTanh, _) => xs.gelu(),
+        (Op::Silu, _) => xs.silu(),
+        (Op::Sigmoid, _) => sigmoid(xs),
+        (Op::HardSwish, _) => hard_sigmoid(xs)? * xs,
+        (Op::HardSigmoid, _) => hard_sigmoid(xs),
+        (Op::Scale, _) => xs.broadcast_mul(inputs[1]),
         (Op::TakeClass, _) => xs.narrow(1, 0, 1)?.squeeze(1),
         (Op::Relu, _) => xs.relu(),
         (Op::Relu6, _) => xs.clamp(0f32, 6f32),
@@ -155,6 +161,10 @@ impl Padding {
             }
         }
     }
+}
+
+fn hard_sigmoid(xs: &Tensor) -> Result<Tensor> {
+    (xs + 3.)?.clamp(0f32, 6f32)? / 6.
 }
 
 fn affine(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
@@ -257,16 +267,21 @@ mod tests {
         check(Op::LayerNorm { eps: 1e-6 }, &params, &xs, &wanted);
     }
 
-    /// Against `torch.nn.functional.gelu`.
+    /// Against `torch.nn.functional`'s `gelu`, `gelu(approximate="tanh")`, `silu`, `sigmoid`, `hardswish` and
+    /// `hardsigmoid`.
     #[test]
-    fn gelu_agrees_with_pytorch() {
+    fn curves_agree_with_pytorch() {
         let xs = tensor(&[-6., -1., -0.1, 0., 0.5, 3.], &[1, 2, 3]);
-        check(
-            Op::Gelu,
-            &Params::None,
-            &xs,
-            &[0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502],
-        );
+        for (op, wanted) in [
+            (Op::Gelu, [0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502]),
+            (Op::GeluTanh, [-0.0, -0.158808, -0.04601725, 0.0, 0.345714, 2.9963627]),
+            (Op::Silu, [-0.014835739, -0.26894143, -0.04750208, 0.0, 0.31122968, 2.8577225]),
+            (Op::Sigmoid, [0.002472623, 0.26894143, 0.4750208, 0.5, 0.62245935, 0.95257413]),
+            (Op::HardSwish, [-0.0, -0.33333334, -0.048333336, 0.0, 0.29166666, 3.0]),
+            (Op::HardSigmoid, [0.0, 0.33333334, 0.48333335, 0.5, 0.5833333, 1.0]),
+        ] {
+            check(op, &Params::None, &xs, &wanted);
+        }
     }
 
     /// Against `torch.nn.functional.scaled_dot_product_attention` on two heads of two channels and three tokens.

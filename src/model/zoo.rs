@@ -2,9 +2,11 @@
 
 use super::alexnet::alexnet;
 use super::cifar_resnet::{Shortcut, cifar_resnet};
+use super::efficientnet::{self, efficientnet};
 use super::efficientnet_lite::{self, efficientnet_lite};
 use super::graph::Graph;
 use super::mobilenet::mobilenet_v2;
+use super::mobilenet_v3::{self, mobilenet_v3};
 use super::resnet::{self, resnet};
 use super::vgg::{self, vgg};
 use super::vit::{self, vit};
@@ -25,6 +27,8 @@ enum Wiring {
     Resnet(resnet::Config),
     CifarResnet { blocks: usize, shortcut: Shortcut },
     MobilenetV2,
+    MobilenetV3(mobilenet_v3::Config),
+    Efficientnet(efficientnet::Config),
     EfficientnetLite(efficientnet_lite::Config),
     Vgg(vgg::Config),
     Alexnet,
@@ -37,6 +41,8 @@ impl Architecture {
             Wiring::Resnet(config) => resnet(config, n_classes),
             Wiring::CifarResnet { blocks, shortcut } => cifar_resnet(*blocks, *shortcut, n_classes),
             Wiring::MobilenetV2 => mobilenet_v2(n_classes),
+            Wiring::MobilenetV3(config) => mobilenet_v3(config, n_classes),
+            Wiring::Efficientnet(config) => efficientnet(config, n_classes),
             Wiring::EfficientnetLite(config) => efficientnet_lite(config, n_classes),
             Wiring::Vgg(config) => vgg(config, n_classes),
             Wiring::Alexnet => alexnet(n_classes),
@@ -47,7 +53,7 @@ impl Architecture {
 
 /// All names, in short, for messages.
 pub(super) const KNOWN: &str = "resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; \
-    mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet; \
+    mobilenet_v2; mobilenet_v3_large, small; efficientnet_b0 to b7; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet; \
     vit_tiny_patch16_224, small, base, vit_base_patch32_224; vit_b_16, vit_b_32, vit_l_16";
 
 /// Every architecture, always in the same order.
@@ -82,6 +88,21 @@ pub fn all() -> Vec<Architecture> {
         }
     }
     add("mobilenet_v2", "classifier.1", Wiring::MobilenetV2);
+    add("mobilenet_v3_large", "classifier.3", Wiring::MobilenetV3(mobilenet_v3::LARGE));
+    add("mobilenet_v3_small", "classifier.3", Wiring::MobilenetV3(mobilenet_v3::SMALL));
+    for (name, width, depth, eps) in [
+        ("efficientnet_b0", 1.0, 1.0, 1e-5),
+        ("efficientnet_b1", 1.0, 1.1, 1e-5),
+        ("efficientnet_b2", 1.1, 1.2, 1e-5),
+        ("efficientnet_b3", 1.2, 1.4, 1e-5),
+        ("efficientnet_b4", 1.4, 1.8, 1e-5),
+        ("efficientnet_b5", 1.6, 2.2, 1e-3),
+        ("efficientnet_b6", 1.8, 2.6, 1e-3),
+        ("efficientnet_b7", 2.0, 3.1, 1e-3),
+    ] {
+        let config = efficientnet::Config { width, depth, eps };
+        add(name, "classifier.1", Wiring::Efficientnet(config));
+    }
     for (name, width, depth) in [
         ("efficientnet_lite0", 1.0, 1.0),
         ("efficientnet_lite1", 1.0, 1.1),

@@ -35,7 +35,14 @@ N_KEPT = 50
 # A prime, so that no row of a weight repeats the one before.
 TILE = 65521
 # Norms that end a residual branch are small, or the sums would grow through a hundred blocks.
-ENDS_OF_BRANCHES = (".bn2.weight", ".bn3.weight", "._bn2.weight", ".conv.3.weight")
+ENDS_OF_BRANCHES = (
+    ".bn2.weight",
+    ".bn3.weight",
+    "._bn2.weight",
+    ".conv.3.weight",
+    ".block.2.1.weight",
+    ".block.3.1.weight",
+)
 
 
 def tile(name):
@@ -170,7 +177,9 @@ def check_static_padding():
 def architectures():
     """Name, model maker, sides of the pictures."""
     zoo = torchvision.models
-    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "alexnet"]:
+    plain = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "alexnet"]
+    squeezing = ["mobilenet_v3_large", "mobilenet_v3_small", *(f"efficientnet_b{level}" for level in range(8))]
+    for name in plain + squeezing:
         yield name, lambda name=name: getattr(zoo, name)(num_classes=N_CLASSES), IMAGENET_SIDES
     yield "small_resnet10", SmallResNet, CIFAR_SIDES
     for suffix in ["", "_bn"]:

@@ -44,46 +44,66 @@ fn greatest(xs: &Tensor) -> f32 {
     xs.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
-/// Three random units of a site: how they are edited, and how much the edit moves the logits.
-fn check_site(name: &str, graph: &Graph, tensors: &BTreeMap<String, Tensor>, site: &str) -> String {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let id = graph.find(site).unwrap();
-    let units: Vec<Unit> =
-        (0..3).map(|_| Unit::new(site, rng.random_range(0..graph.node(id).channels))).collect();
-    let plan = plan(graph, "", &units).unwrap();
-    if let Some(refused) = plan.refused.first() {
-        assert!(plan.changes.is_empty() && !refused.reason.is_empty(), "{name} {site}");
-        assert!(way(graph, id).is_err());
-        return "refused".into();
+/// An architecture filled with made-up weights, and its answers.
+struct Filled {
+    name: String,
+    tensors: BTreeMap<String, Tensor>,
+    network: Network,
+    xs: Tensor,
+    ys: Tensor,
+}
+
+impl Filled {
+    fn new(name: &str) -> Filled {
+        let graph = zoo::by_name(name).unwrap().build(10);
+        let tensors = filled(&graph);
+        let xs = pictures(match name.split('_').next() {
+            Some("cifar") => [32, 32],
+            Some("vit") => [224, 224],
+            _ => [64, 64],
+        });
+        let network = network(graph, &tensors);
+        let ys = network.run(&xs, &mut Untapped).unwrap();
+        Filled { name: name.into(), tensors, network, xs, ys }
     }
-    let xs = pictures(match name.split('_').next() {
-        Some("cifar") => [32, 32],
-        Some("vit") => [224, 224],
-        _ => [64, 64],
-    });
-    let original = network(graph.clone(), tensors);
-    let before = original.run(&xs, &mut Untapped).unwrap();
-    let mut ablate = Ablate::new(graph, units.iter().map(|unit| (id, unit.channel)));
-    let wanted = original.run(&xs, &mut ablate).unwrap();
-    let found =
-        network(graph.clone(), &edited(tensors, &plan.changes)).run(&xs, &mut Untapped).unwrap();
-    let difference = greatest(&(&found - &wanted).unwrap());
-    let effect = greatest(&(&found - &before).unwrap());
-    assert!(difference <= 1e-4 * greatest(&wanted), "{name} {site}: {difference:e}");
-    assert!(0. < effect, "{name} {site}: the units move nothing, so the test says nothing");
-    match way(graph, id).unwrap() {
-        Way::Writers => "writers".into(),
-        Way::Readers => "readers".into(),
+
+    fn graph(&self) -> &Graph {
+        self.network.graph()
+    }
+
+    /// Edits three random units of a site, and says how.
+    fn check(&self, site: &str) -> String {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let (name, graph) = (&self.name, self.graph());
+        let id = graph.find(site).unwrap();
+        let units: Vec<Unit> =
+            (0..3).map(|_| Unit::new(site, rng.random_range(0..graph.node(id).channels))).collect();
+        let plan = plan(graph, "", &units).unwrap();
+        if let Some(refused) = plan.refused.first() {
+            assert!(plan.changes.is_empty() && !refused.reason.is_empty(), "{name} {site}");
+            assert!(way(graph, id).is_err());
+            return "refused".into();
+        }
+        let mut ablate = Ablate::new(graph, units.iter().map(|unit| (id, unit.channel)));
+        let wanted = self.network.run(&self.xs, &mut ablate).unwrap();
+        let edited = network(graph.clone(), &edited(&self.tensors, &plan.changes));
+        let found = edited.run(&self.xs, &mut Untapped).unwrap();
+        let difference = greatest(&(&found - &wanted).unwrap());
+        let effect = greatest(&(&found - &self.ys).unwrap());
+        assert!(difference <= 1e-4 * greatest(&wanted), "{name} {site}: {difference:e}");
+        assert!(0. < effect, "{name} {site}: the units move nothing, so the test says nothing");
+        match way(graph, id).unwrap() {
+            Way::Writers => "writers".into(),
+            Way::Readers => "readers".into(),
+        }
     }
 }
 
 #[track_caller]
 fn check(name: &str, wanted: &[&str]) {
-    let graph = zoo::by_name(name).unwrap().build(10);
-    let tensors = filled(&graph);
-    let sites = graph.default_sites();
-    let found: Vec<String> =
-        sites.iter().map(|site| check_site(name, &graph, &tensors, site)).collect();
+    let filled = Filled::new(name);
+    let sites = filled.graph().default_sites();
+    let found: Vec<String> = sites.iter().map(|site| filled.check(site)).collect();
     println!(
         "{name}: {}",
         sites.iter().zip(&found).map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>().join(", ")
@@ -133,10 +153,41 @@ fn efficientnets() {
     }
 }
 
+/// Squeeze-and-excitation weighs a channel by its own mean, among others', so that its output has no writers.
+#[test]
+fn every_kind_of_node_of_squeezing_networks_edits_exactly_or_is_refused() {
+    for (name, block, rest) in [
+        ("efficientnet_b0", "features.3.0", [("features.8", "writers"), ("features.3", "readers")]),
+        (
+            "mobilenet_v3_small",
+            "features.5",
+            [("classifier.1", "writers"), ("features.3", "readers")],
+        ),
+    ] {
+        let filled = Filled::new(name);
+        let of_block = [
+            ("block.0.0", "writers"),
+            ("block.0", "writers"),
+            ("block.1", "writers"),
+            ("block.2.avgpool", "readers"),
+            ("block.2.fc1", "writers"),
+            ("block.2.activation", "writers"),
+            ("block.2.fc2", "writers"),
+            ("block.2.scale_activation", "readers"),
+            ("block.2", "readers"),
+            ("block.3", "writers"),
+        ];
+        let of_block = of_block.map(|(node, way)| (format!("{block}.{node}"), way));
+        let rest = rest.map(|(node, way)| (node.to_owned(), way));
+        for (site, wanted) in of_block.into_iter().chain(rest) {
+            assert_eq!(filled.check(&site), wanted, "{name} {site}");
+        }
+    }
+}
+
 #[test]
 fn vggs() {
-    for name in ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-    {
+    for name in ["vgg11", "vgg19", "vgg13_bn", "vgg16_bn"] {
         check(name, &["writers"; 5]);
     }
 }
@@ -151,8 +202,7 @@ fn vision_transformers() {
 #[test]
 fn every_kind_of_node_of_a_vision_transformer_edits_exactly_or_is_refused() {
     let name = "vit_tiny_patch16_224";
-    let graph = zoo::by_name(name).unwrap().build(10);
-    let tensors = filled(&graph);
+    let filled = Filled::new(name);
     for (site, wanted) in [
         ("patch_embed.proj", "writers"),
         ("cls_token", "writers"),
@@ -170,7 +220,7 @@ fn every_kind_of_node_of_a_vision_transformer_edits_exactly_or_is_refused() {
         ("norm", "writers"),
         ("pool", "writers"),
     ] {
-        assert_eq!(check_site(name, &graph, &tensors, site), wanted, "{site}");
+        assert_eq!(filled.check(site), wanted, "{site}");
     }
 }
 
@@ -178,11 +228,11 @@ fn every_kind_of_node_of_a_vision_transformer_edits_exactly_or_is_refused() {
 #[test]
 fn every_node_of_a_small_network_edits_exactly_or_is_refused() {
     let name = "cifar_resnet14_b";
-    let graph = zoo::by_name(name).unwrap().build(10);
-    let tensors = filled(&graph);
-    let names: Vec<String> = graph.nodes().iter().skip(1).map(|node| node.name.clone()).collect();
+    let filled = Filled::new(name);
+    let names: Vec<String> =
+        filled.graph().nodes().iter().skip(1).map(|node| node.name.clone()).collect();
     let refused: Vec<&String> =
-        names.iter().filter(|site| check_site(name, &graph, &tensors, site) == "refused").collect();
+        names.iter().filter(|site| filled.check(site) == "refused").collect();
     // Where a stage begins with an identity, its first sum has neither writers nor readers.
     assert_eq!(refused, ["layer1.0.add", "layer1.0"]);
 }

@@ -31,6 +31,16 @@ fn mobilenet_agrees_with_pytorch() {
 }
 
 #[test]
+fn mobilenet_v3_agrees_with_pytorch() {
+    check_logits("mobilenet_v3");
+}
+
+#[test]
+fn efficientnet_agrees_with_pytorch() {
+    check_logits("efficientnet_b");
+}
+
+#[test]
 fn efficientnet_lite_agrees_with_pytorch() {
     check_logits("efficientnet_lite");
 }
@@ -77,7 +87,7 @@ fn real_checkpoints_agree_with_pytorch() {
 fn real_answers_do_not_depend_on_what_computes_them() {
     let Some(data) = shared_data("") else { return };
     for (name, pictures, n) in
-        [("cifar_resnet56", "cifar10_test", 500), ("mobilenet_v2", "images", 40)]
+        [("cifar_resnet56", "cifar10_test", 200), ("mobilenet_v2", "images", 20)]
     {
         let path = data.join(format!("models/{name}.safetensors"));
         let model = load(&path);
@@ -140,6 +150,8 @@ fn an_unknown_architecture_is_answered_with_the_closest() {
         ("mobilenetv2", "mobilenet_v2"),
         ("vgg16bn", "vgg16_bn"),
         ("efficientnet-lite3", "efficientnet_lite3"),
+        ("EfficientNet-B4", "efficientnet_b4"),
+        ("mobilenetv3_small", "mobilenet_v3_small"),
         ("vit_small_patch16", "vit_small_patch16_224"),
         ("ViT-B/16", "vit_b_16"),
     ] {
@@ -170,6 +182,16 @@ fn default_sites_are_those_of_milan() {
     check_sites(
         "efficientnet_lite0",
         "stem _blocks.0 _blocks.2 _blocks.4 _blocks.7 _blocks.10 _blocks.14 _blocks.15 head",
+        &[32, 16, 24, 40, 80, 112, 192, 320, 1280],
+    );
+    check_sites(
+        "mobilenet_v3_small",
+        "features.0 features.2 features.4 features.6 features.8 features.10 features.12",
+        &[16, 24, 40, 40, 48, 96, 576],
+    );
+    check_sites(
+        "efficientnet_b0",
+        "features.0 features.1 features.2 features.3 features.4 features.5 features.6 features.7 features.8",
         &[32, 16, 24, 40, 80, 112, 192, 320, 1280],
     );
     let blocks = [64, 128, 256, 512, 512];
@@ -228,6 +250,11 @@ fn names_mean_the_output_that_a_pytorch_hook_keeps() {
             "mobilenet_v2",
             "features.3 features.3; features.18 features.18.2; classifier classifier.1",
         ),
+        (
+            "mobilenet_v3_large",
+            "features.4 features.4.block.3.1; features.4.block.2 features.4.block.2; features features.16.2",
+        ),
+        ("efficientnet_b2", "features.3 features.3.2; features.3.0 features.3.0.block.3.1"),
         ("vgg16", "features.28 features.29; features.29 features.29; features features.30"),
         ("vgg16_bn", "features.40 features.40; features.42 features.42"),
         ("alexnet", "features.10 features.11; features features.12; classifier classifier.6"),
@@ -327,7 +354,14 @@ pub(crate) fn formula(name: &str, shape: &[usize]) -> Tensor {
         each(&|it| 1. + 0.5 * it);
     } else if name.ends_with("weight") {
         each(&|it| 1. + 0.5 * it);
-        let ends = [".bn2.weight", ".bn3.weight", "._bn2.weight", ".conv.3.weight"];
+        let ends = [
+            ".bn2.weight",
+            ".bn3.weight",
+            "._bn2.weight",
+            ".conv.3.weight",
+            ".block.2.1.weight",
+            ".block.3.1.weight",
+        ];
         if ends.iter().any(|end| name.ends_with(end)) {
             each(&|it| 0.4 * it);
         }

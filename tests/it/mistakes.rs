@@ -80,7 +80,7 @@ error: the policy bad.toml has 1 mistake",
         at,
         &["--arch", "resnet81"],
         2,
-        "error: no architecture is called `resnet81`, did you mean `resnet18`? (known: resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; mobilenet_v2; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet; vit_tiny_patch16_224, small, base, vit_base_patch32_224; vit_b_16, vit_b_32, vit_l_16)",
+        "error: no architecture is called `resnet81`, did you mean `resnet18`? (known: resnet18, 34, 50, 101, 152; small_resnet10; cifar_resnet8, 14, … 110, with `_b` for projection shortcuts; mobilenet_v2; mobilenet_v3_large, small; efficientnet_b0 to b7; efficientnet_lite0 to 4; vgg11, 13, 16, 19, with `_bn` for batch norm; alexnet; vit_tiny_patch16_224, small, base, vit_base_patch32_224; vit_b_16, vit_b_32, vit_l_16)",
     );
     check_error(
         "milan-edit",

@@ -7,11 +7,11 @@
 use super::exp::exp;
 use super::layout::{Aligned, Part, PartMut, Shape};
 use super::tile::{Walk, tile};
-use super::vector::{Isa, Vector, Work};
+use super::vector::{Isa, MOST_LANES, Vector, Work};
 
 /// Whether heads of so many channels are whole blocks on every machine.
 pub(super) fn has_blocks(channels: usize) -> bool {
-    channels.is_multiple_of(16)
+    channels.is_multiple_of(MOST_LANES)
 }
 
 /// The keys and values of a head as tiles want weights, and the scores of a few queries.
@@ -159,7 +159,7 @@ impl Head<'_> {
         }
 
         // Nothing is there behind the last key.
-        let mut beyond = [0.; 16];
+        let mut beyond = [0.; MOST_LANES];
         beyond[lanes - (of_keys * lanes - from.w)..].fill(f32::NEG_INFINITY);
         let beyond = m.load(&beyond);
         let mut shares = [0.; P];
@@ -171,9 +171,7 @@ impl Head<'_> {
             for keys in 0..of_keys - 1 {
                 most = m.max(most, m.load(&scores[(keys * P + p) * lanes..]));
             }
-            let mut each = [f32::NEG_INFINITY; 16];
-            m.store(most, &mut each);
-            let most = m.splat(each.into_iter().fold(f32::NEG_INFINITY, f32::max));
+            let most = m.splat(m.greatest(most));
             let mut sum = m.splat(0.);
             for keys in 0..of_keys {
                 let score = &mut scores[(keys * P + p) * lanes..];
@@ -181,9 +179,7 @@ impl Head<'_> {
                 sum = m.add(sum, power);
                 m.store(power, score);
             }
-            let mut each = [0.; 16];
-            m.store(sum, &mut each);
-            *share = 1. / each.into_iter().sum::<f32>();
+            *share = 1. / m.total(sum);
         }
 
         let walk = Walk { blocks: of_keys, block: P * lanes, kernel: 1, row: 0 };

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::edges::read;
 use super::layout::{Around, Maps, PartMut, Shape};
-use super::vector::{Isa, Vector, Work};
+use super::vector::{Isa, MOST_LANES, Vector, Work};
 
 /// The maps of some pictures.
 pub struct Blocks<'a> {
@@ -108,7 +108,7 @@ impl Work for Job<'_> {
             let first = block * M::LANES;
             let channels = first..shape.c.min(first + M::LANES);
             // Nothing is above it where there is no channel.
-            let mut floors = Lanes([f32::INFINITY; 16]);
+            let mut floors = Lanes([f32::INFINITY; MOST_LANES]);
             for (floor, channel) in floors.0.iter_mut().zip(channels.clone()) {
                 *floor = survey.floor(channel);
             }
@@ -116,7 +116,7 @@ impl Work for Job<'_> {
             let nothing = m.splat(0.);
             let (mut least, mut most) = (m.splat(f32::INFINITY), m.splat(f32::NEG_INFINITY));
             let mut sum = nothing;
-            let (mut found, mut n_found) = ([[0f32; FOUND]; 16], [0; 16]);
+            let (mut found, mut n_found) = ([[0f32; FOUND]; MOST_LANES], [0; MOST_LANES]);
             for y in 0..shape.h {
                 let row = &maps.values[shape.line(picture, block, y)];
                 for position in row.chunks_exact(M::LANES) {
@@ -146,7 +146,7 @@ impl Work for Job<'_> {
             for (lane, channel) in channels.clone().enumerate() {
                 survey.above(channel, &found[lane][..n_found[lane]]);
             }
-            let mut ends = [Lanes([0.; 16]); 3];
+            let mut ends = [Lanes([0.; MOST_LANES]); 3];
             m.store(least, &mut ends[0].0);
             m.store(most, &mut ends[1].0);
             m.store(sum, &mut ends[2].0);
@@ -164,7 +164,7 @@ const FOUND: usize = 64;
 /// One vector's values, where loading them is cheapest.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Lanes([f32; 16]);
+struct Lanes([f32; MOST_LANES]);
 
 #[cfg(test)]
 mod tests {

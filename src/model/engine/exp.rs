@@ -30,13 +30,12 @@ pub(super) fn exp<M: Vector>(m: M, x: M::V) -> M::V {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vector::with_all_vectors;
     use super::*;
-    use crate::model::engine::vector::{Isa, Work};
 
-    struct All;
-    impl Work for All {
-        #[inline(always)]
-        fn run<M: Vector>(self, m: M) {
+    #[test]
+    fn it_is_that_of_numbers() {
+        with_all_vectors!(m: M => {
             let xs: Vec<f32> = (0..M::LANES * 20_000).map(|i| i as f32 / 1000. - 87.).collect();
             let mut ys = vec![0.; M::LANES];
             for xs in xs.chunks_exact(M::LANES).filter(|it| it[M::LANES - 1] <= 88.) {
@@ -52,13 +51,6 @@ mod tests {
             assert!(ys.iter().all(|it| (0. ..1e-37).contains(it)));
             m.store(exp(m, m.splat(f32::NAN)), &mut ys);
             assert!(ys.iter().all(|it| it.is_nan()));
-        }
-    }
-
-    #[test]
-    fn it_is_that_of_numbers() {
-        for isa in [Isa::best(), Isa::Plain, Isa::Wide] {
-            isa.run(All);
-        }
+        });
     }
 }

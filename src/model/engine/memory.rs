@@ -80,8 +80,8 @@ impl Memory {
         let mut last: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (at, (step, _)) in plan.steps.iter().enumerate() {
             last.insert(graph.node(step.first).inputs[0], at);
-            if let Some(residual) = step.residual {
-                last.insert(residual, at);
+            if let Some(other) = step.other {
+                last.insert(other, at);
             }
         }
         last.extend(plan.kept.iter().map(|&id| (id, plan.steps.len())));

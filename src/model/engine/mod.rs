@@ -2,9 +2,9 @@
 //!
 //! Candle runs a graph op by op, each over all pictures, each into new memory. Here a graph becomes a list of
 //! steps (`plan`): a convolution with the batch norm folded into its weights, the residual added and the
-//! activation cut while its sums are still in registers. Only what someone looks at or changes is written as it
-//! is, so a site inside such a group keeps its exact meaning; which nodes those are is known before the run
-//! ([`Tap::wants`]), and each such set has its own steps.
+//! activation cut while its sums are still in registers; an activation that is no cut (`curve`) follows in place.
+//! Only what someone looks at or changes is written as it is, so a site inside such a group keeps its exact
+//! meaning; which nodes those are is known before the run ([`Tap::wants`]), and each such set has its own steps.
 //!
 //! **Layout.** A map's channels lie in blocks of as many as a vector has lanes (`layout`): 16 with AVX-512, 8 with
 //! AVX2. One vector is one position of a block, so every loop works on whole vectors whatever the map's sides,
@@ -29,12 +29,12 @@
 
 mod attention;
 mod blocks;
+mod curve;
 mod depthwise;
 mod direct;
 mod edges;
 mod exp;
 mod finish;
-mod gelu;
 mod layout;
 mod memory;
 mod norm;
@@ -61,6 +61,7 @@ use super::graph::{Extent, Graph, NodeId};
 use super::op::Op;
 use super::ops::Params;
 use super::run::Tap;
+use curve::curve;
 use edges::{class, means, read, tensor};
 use finish::Target;
 use layout::Around;
@@ -209,7 +210,7 @@ impl Engine {
         let steps = plan::steps(graph, nodes.clone(), is_visible);
         let mut inputs: Vec<NodeId> = steps
             .iter()
-            .flat_map(|it| [Some(graph.node(it.first).inputs[0]), it.residual])
+            .flat_map(|it| [Some(graph.node(it.first).inputs[0]), it.other])
             .flatten()
             .filter(|it| *it < nodes.start)
             .collect();
@@ -274,54 +275,58 @@ impl Engine {
         pictures: Range<usize>,
     ) -> anyhow::Result<()> {
         let node = graph.node(step.first);
-        memory.write(step.output, pictures.clone(), |mut out, memory, scratch| {
+        let isa = self.isa;
+        memory.write(step.output, pictures.clone(), |out, memory, scratch| {
             let input = memory.part(node.inputs[0], pictures.clone());
-            let residual = step.residual.map(|it| memory.part(it, pictures));
+            let other = step.other.map(|it| memory.part(it, pictures.clone()));
             let Around { top, left, .. } = memory::around(&node.op, (input.shape.h, input.shape.w));
-            let (isa, pads) = (self.isa, (top, left));
-            let target = |out| Target { out, residual, cut: step.cut };
+            let pads = (top, left);
+            let mut target = Target { out, residual: other, cut: step.cut };
             match (node.op, packed) {
-                (_, Packed::Direct(it)) => it.run(isa, input, pads, target(out)),
-                (_, Packed::Winograd(it)) => {
-                    it.run(isa, input, target(out), &mut scratch.winograd);
+                (_, Packed::Direct(it)) => it.run(isa, input, pads, target),
+                (_, Packed::Winograd(it)) => it.run(isa, input, target, &mut scratch.winograd),
+                (_, Packed::Depthwise(it)) => it.run(isa, input, pads, target),
+                (_, Packed::Patches(it)) => it.run(isa, input, target, &mut scratch.patches),
+                (_, Packed::Norm(it)) => it.run(isa, input, target.out),
+                (Op::ClassToken, Packed::Own(it)) => {
+                    tokens::with_class(input, it, &mut target.out);
                 }
-                (_, Packed::Depthwise(it)) => it.run(isa, input, pads, target(out)),
-                (_, Packed::Patches(it)) => {
-                    it.run(isa, input, target(out), &mut scratch.patches);
+                (_, Packed::Own(it)) => tokens::with_places(input, it, &mut target.out),
+                (Op::Attention { heads }, _) => {
+                    attention::run(isa, heads, input, target.out, &mut scratch.attention);
                 }
-                (_, Packed::Affine { scale, shift }) => {
+                (Op::PadShortcut { stride, before, .. }, _) => {
+                    pool::pad(input, stride, before, &mut target.out);
+                }
+                (op, Packed::Affine { scale, shift }) => {
+                    if let Some(curve) = curve(&op) {
+                        curve.run(isa, input, target.out);
+                        return Ok(());
+                    }
+                    let scale = scale.as_ref();
                     let each = match graph.node(step.shaped_by()).op {
                         Op::MaxPool { size, stride, padding } => {
-                            Each::Max { size, stride, padding, scale: Some(scale) }
-                        }
-                        _ => Each::Same { scale: Some(scale) },
-                    };
-                    pool::run(isa, &each, input, shift, target(out));
-                }
-                (_, Packed::Norm(it)) => it.run(isa, input, out),
-                (Op::ClassToken, Packed::Own(it)) => tokens::with_class(input, it, &mut out),
-                (_, Packed::Own(it)) => tokens::with_places(input, it, &mut out),
-                (Op::Attention { heads }, _) => {
-                    attention::run(isa, heads, input, out, &mut scratch.attention);
-                }
-                (Op::Gelu, _) => gelu::run(isa, input, out),
-                (Op::PadShortcut { stride, before, .. }, _) => {
-                    pool::pad(input, stride, before, &mut out);
-                }
-                (op, Packed::Plain { bias }) => {
-                    let each = match op {
-                        Op::MaxPool { size, stride, padding } => {
-                            Each::Max { size, stride, padding, scale: None }
+                            Each::Max { size, stride, padding, scale }
                         }
                         Op::AdaptiveAvgPool { side } => Each::Average { side },
-                        Op::Relu | Op::Relu6 | Op::Add => Each::Same { scale: None },
+                        Op::Scale => {
+                            let by = target.residual.take();
+                            Each::Times { by: by.context("a scale has two inputs")? }
+                        }
+                        Op::BatchNorm { .. } | Op::Relu | Op::Relu6 | Op::Add => {
+                            Each::Same { scale }
+                        }
                         _ => bail!("`{}` is not for the engine", node.name),
                     };
-                    pool::run(isa, &each, input, bias, target(out));
+                    pool::run(isa, &each, input, shift, target);
                 }
             }
             Ok(())
-        })
+        })?;
+        if let Some(curve) = step.curve {
+            curve.bend(isa, memory.part_mut(step.output, pictures));
+        }
+        Ok(())
     }
 
     /// Shows a tap the maps of some pictures where they lie, or else as a copy, which it may change.
@@ -376,6 +381,12 @@ fn is_for_us(graph: &Graph, id: NodeId) -> bool {
         | Op::Positions
         | Op::LayerNorm { .. }
         | Op::Gelu
+        | Op::GeluTanh
+        | Op::Silu
+        | Op::Sigmoid
+        | Op::HardSwish
+        | Op::HardSigmoid
+        | Op::Scale
         | Op::TakeClass => !is_picture,
         Op::Attention { heads } => attention::has_blocks(node.channels / heads),
         Op::Patches { .. } => is_picture,

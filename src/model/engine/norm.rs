@@ -46,14 +46,14 @@ impl Work for Job<'_> {
                     let there = m.load(&norm.there[block * M::LANES..]);
                     sum = m.mul_add(m.load(&values[from.at(block, y, x)..]), there, sum);
                 }
-                let mean = m.splat(total(m, sum) * share);
+                let mean = m.splat(m.total(sum) * share);
                 let mut squares = m.splat(0.);
                 for block in 0..blocks {
                     let there = m.load(&norm.there[block * M::LANES..]);
                     let off = m.mul(m.sub(m.load(&values[from.at(block, y, x)..]), mean), there);
                     squares = m.mul_add(off, off, squares);
                 }
-                let by = m.splat(1. / (total(m, squares) * share + norm.eps).sqrt());
+                let by = m.splat(1. / (m.total(squares) * share + norm.eps).sqrt());
                 for block in 0..blocks {
                     let off = m.mul(m.sub(m.load(&values[from.at(block, y, x)..]), mean), by);
                     let scale = m.load(&norm.scale[block * M::LANES..]);
@@ -63,12 +63,4 @@ impl Work for Job<'_> {
             }
         }
     }
-}
-
-/// The sum of a vector's values.
-#[inline(always)]
-fn total<M: Vector>(m: M, sum: M::V) -> f32 {
-    let mut values = [0.; 16];
-    m.store(sum, &mut values);
-    values[..M::LANES].iter().sum()
 }

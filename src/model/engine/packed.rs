@@ -23,14 +23,10 @@ pub(super) enum Packed {
     Norm(Norm),
     /// The class token `(blocks, lanes)`, or what stands for places `(blocks, tokens, lanes)`.
     Own(Aligned),
-    /// A batch norm that could not be folded.
+    /// A batch norm that could not be folded; else no `scale`, and zeros for the shift that every step adds.
     Affine {
-        scale: Aligned,
+        scale: Option<Aligned>,
         shift: Aligned,
-    },
-    /// No weights: zeros for the bias that every step adds.
-    Plain {
-        bias: Aligned,
     },
 }
 
@@ -96,10 +92,13 @@ impl Packed {
                 Packed::Norm(Norm::new(eps, &values(scale)?, &values(shift)?, lanes))
             }
             (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => Packed::Affine {
-                scale: padded(&values(scale)?, lanes),
+                scale: Some(padded(&values(scale)?, lanes)),
                 shift: padded(&values(shift)?, lanes),
             },
-            _ => Packed::Plain { bias: padded(&vec![0.; graph.node(step.output).channels], lanes) },
+            _ => {
+                let shift = padded(&vec![0.; graph.node(step.output).channels], lanes);
+                Packed::Affine { scale: None, shift }
+            }
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::graph::{Graph, NodeId};
 use super::super::op::Op;
+use super::curve::{Curve, curve};
 use super::finish::Cut;
 
 /// Some nodes computed in one go: a first one, and what follows it while its values are in registers.
@@ -12,9 +13,11 @@ pub(super) struct Step {
     pub(super) norm: Option<NodeId>,
     /// The maximum that is taken of what a batch norm that could not be folded gives.
     pub(super) pool: Option<NodeId>,
-    /// What is added before the values are cut.
-    pub(super) residual: Option<NodeId>,
+    /// What is added before the values are cut, or what the first node scales by.
+    pub(super) other: Option<NodeId>,
     pub(super) cut: Cut,
+    /// What the values are bent to at last.
+    pub(super) curve: Option<Curve>,
     /// The node whose output is written.
     pub(super) output: NodeId,
 }
@@ -31,6 +34,11 @@ impl Step {
     /// The node that says what shape comes out.
     pub(super) fn shaped_by(&self) -> NodeId {
         self.pool.unwrap_or(self.first)
+    }
+
+    /// Whether nothing is added or cut yet.
+    fn is_plain(&self) -> bool {
+        self.other.is_none() && self.cut == Cut::NONE
     }
 }
 
@@ -64,6 +72,12 @@ fn has_sums(op: &Op) -> bool {
         | Op::LayerNorm { .. }
         | Op::Attention { .. }
         | Op::Gelu
+        | Op::GeluTanh
+        | Op::Silu
+        | Op::Sigmoid
+        | Op::HardSwish
+        | Op::HardSigmoid
+        | Op::Scale
         | Op::TakeClass => false,
     }
 }
@@ -92,23 +106,29 @@ pub(super) fn steps(
                 let at = open(&steps, own)?;
                 let step = &steps[at];
                 let is_there = steps.iter().position(|it| it.output == other) < Some(at);
-                (is_there && other != own && step.residual.is_none() && step.cut == Cut::NONE)
-                    .then_some((at, other))
+                (is_there && other != own && step.is_plain()).then_some((at, other))
             });
             if let Some((at, other)) = goes_on.max() {
-                steps[at].residual = Some(other);
+                steps[at].other = Some(other);
                 steps[at].output = id;
                 continue;
             }
         } else if let Some(at) = open(&steps, before) {
             let step = &mut steps[at];
-            let is_plain = step.residual.is_none() && step.cut == Cut::NONE;
             if let Some(cut) = cut(&node.op).filter(|_| step.cut == Cut::NONE) {
                 (step.cut, step.output) = (cut, id);
                 continue;
             }
+            if let Some(curve) = curve(&node.op) {
+                (step.curve, step.output) = (Some(curve), id);
+                continue;
+            }
             let folds = matches!(graph.node(step.first).op, Op::Conv2d { .. });
-            if matches!(node.op, Op::BatchNorm { .. }) && folds && is_plain && step.norm.is_none() {
+            if matches!(node.op, Op::BatchNorm { .. })
+                && folds
+                && step.is_plain()
+                && step.norm.is_none()
+            {
                 (step.norm, step.output) = (Some(id), id);
                 continue;
             }
@@ -116,7 +136,7 @@ pub(super) fn steps(
             let pools = matches!(graph.node(step.first).op, Op::BatchNorm { .. });
             if matches!(node.op, Op::MaxPool { .. })
                 && pools
-                && step.residual.is_none()
+                && step.other.is_none()
                 && step.pool.is_none()
             {
                 (step.pool, step.output) = (Some(id), id);
@@ -127,8 +147,9 @@ pub(super) fn steps(
             first: id,
             norm: None,
             pool: None,
-            residual: (node.op == Op::Add).then(|| node.inputs[1]),
+            other: node.inputs.get(1).copied(),
             cut: cut(&node.op).unwrap_or(Cut::NONE),
+            curve: None,
             output: id,
         });
     }
@@ -168,7 +189,7 @@ mod tests {
     fn check(visible: &[NodeId], wanted: &[(NodeId, Option<NodeId>, Option<NodeId>, NodeId)]) {
         let steps = steps(&graph(), 1..10, |id| visible.contains(&id));
         let found: Vec<_> =
-            steps.iter().map(|it| (it.first, it.norm, it.residual, it.output)).collect();
+            steps.iter().map(|it| (it.first, it.norm, it.other, it.output)).collect();
         assert_eq!(found, wanted);
     }
 
@@ -199,6 +220,21 @@ mod tests {
                 (8, None, Some(7), 9),
             ],
         );
+    }
+
+    #[test]
+    fn a_curve_ends_a_step() {
+        let mut g = graph();
+        let conv = g.node(1).op;
+        let xs = g.add("conv3", conv, &[9]); // 10
+        let xs = g.add("silu", Op::Silu, &[xs]);
+        g.add("sigmoid", Op::Sigmoid, &[xs]); // 12
+        let found = |visible: &[NodeId]| {
+            let steps = steps(&g, 10..13, |id| visible.contains(&id));
+            steps.iter().map(|it| (it.first, it.curve, it.output)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), [(10, Some(Curve::Silu), 11), (12, None, 12)]);
+        assert_eq!(found(&[10]), [(10, None, 10), (11, None, 11), (12, None, 12)]);
     }
 
     #[test]

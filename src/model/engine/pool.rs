@@ -13,6 +13,8 @@ pub(super) enum Each<'a> {
     Average { side: usize },
     /// The value itself, times `scale`.
     Same { scale: Option<&'a Aligned> },
+    /// The value itself, times the picture's one value of the channel.
+    Times { by: Part<'a> },
 }
 
 /// `bias` and what `target` says come after.
@@ -73,6 +75,10 @@ impl Work for Job<'_> {
                                 ),
                                 None => m.load(&values[from.at(block, y, x)..]),
                             },
+                            Each::Times { by } => m.mul(
+                                m.load(&values[from.at(block, y, x)..]),
+                                m.load(&by.values[by.shape.line(picture, block, 0)]),
+                            ),
                         };
                         target.put::<M, 1, 1>(m, (picture, block, y, x), [[value]], bias);
                     }

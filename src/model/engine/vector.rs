@@ -31,7 +31,26 @@ pub(super) trait Vector: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// 2ⁿ of whole numbers -126..=127.
     fn two_to(self, n: Self::V) -> Self::V;
+
+    /// The sum of a vector's values.
+    #[inline(always)]
+    fn total(self, value: Self::V) -> f32 {
+        let mut values = [0.; MOST_LANES];
+        self.store(value, &mut values);
+        values.into_iter().sum()
+    }
+
+    /// The greatest of a vector's values.
+    #[inline(always)]
+    fn greatest(self, value: Self::V) -> f32 {
+        let mut values = [f32::NEG_INFINITY; MOST_LANES];
+        self.store(value, &mut values);
+        values.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
 }
+
+/// The most lanes that a vector has.
+pub(super) const MOST_LANES: usize = 16;
 
 /// Added to a number of at most 22 bits it leaves nothing of it behind the point, and the whole of it in the lowest bits.
 pub(super) const WHOLE: f32 = 12_582_912.;
@@ -122,10 +141,10 @@ impl<S: Simd> Vector for Native<S> {
     #[inline(always)]
     fn above(self, value: S::f32s, floor: S::f32s) -> u32 {
         /// The bits as numbers, whose sum has them all.
-        const BITS: [f32; 16] = {
-            let mut bits = [0.; 16];
+        const BITS: [f32; MOST_LANES] = {
+            let mut bits = [0.; MOST_LANES];
             let mut lane = 0;
-            while lane < 16 {
+            while lane < MOST_LANES {
                 bits[lane] = (1 << lane) as f32;
                 lane += 1;
             }
@@ -293,14 +312,31 @@ impl Isa {
     }
 }
 
+/// Runs `$body` with every kind of vector: `$m` of type `$M`.
+#[cfg(test)]
+macro_rules! with_all_vectors {
+    ($m:ident: $M:ident => $body:expr) => {{
+        use $crate::model::engine::vector::{Isa, Vector, Work};
+        struct All;
+        impl Work for All {
+            #[inline(always)]
+            fn run<$M: Vector>(self, $m: $M) {
+                $body
+            }
+        }
+        for isa in [Isa::best(), Isa::Plain, Isa::Wide] {
+            isa.run(All);
+        }
+    }};
+}
+#[cfg(test)]
+pub(super) use with_all_vectors;
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    struct All;
-    impl Work for All {
-        #[inline(always)]
-        fn run<M: Vector>(self, m: M) {
+    #[test]
+    fn vectors_do_what_numbers_do() {
+        with_all_vectors!(m: M => {
             let values: Vec<f32> = (0..M::LANES).map(|i| i as f32 - 3.5).collect();
             let (a, two) = (m.load(&values), m.splat(2.));
             let check = |found: M::V, wanted: fn(f32) -> f32| {
@@ -319,9 +355,9 @@ mod tests {
             check(m.two_to(m.add(a, m.splat(0.5))), |it| (it + 0.5).exp2());
             check(m.two_to(m.splat(-126.)), |_| f32::MIN_POSITIVE);
             let highest = M::LANES as f32 - 4.5;
-            assert!(
-                m.is_any_above(a, m.splat(highest - 0.5)) && !m.is_any_above(a, m.splat(highest))
-            );
+            assert_eq!((m.total(a), m.greatest(a)), (values.iter().sum(), highest));
+            let above = |floor| m.is_any_above(a, m.splat(floor));
+            assert!(above(highest - 0.5) && !above(highest));
             assert!(!m.is_any_above(m.splat(f32::NAN), two));
             let wanted = (0..M::LANES).map(|it| u32::from(2. < it as f32 - 3.5) << it).sum();
             assert_eq!([m.above(a, two), m.above(two, two)], [wanted, 0u32]);
@@ -329,13 +365,6 @@ mod tests {
             let mut to = vec![0.; M::LANES];
             m.store(m.cut(m.splat(f32::NAN), m.splat(0.), two), &mut to);
             assert!(to.iter().all(|it| it.is_nan()), "{to:?}");
-        }
-    }
-
-    #[test]
-    fn vectors_do_what_numbers_do() {
-        for isa in [Isa::best(), Isa::Plain, Isa::Wide] {
-            isa.run(All);
-        }
+        });
     }
 }

@@ -12,15 +12,12 @@ use super::direct::padded;
 use super::finish::Target;
 use super::layout::{Aligned, Around, Part};
 use super::tile::{Walk, tile, tiles, with_positions};
-use super::vector::{Isa, Vector, Work};
+use super::vector::{Isa, MOST_LANES, Vector, Work};
 
 /// Side of the output's tiles, and of the input's.
 const OUT: usize = 4;
 const IN: usize = OUT + 2;
 const PLACES: usize = IN * IN;
-
-/// The most lanes of a block.
-const LANES: usize = 16;
 
 /// Bytes of transformed tiles that go together: about what the second cache holds.
 const BUDGET: usize = 768 << 10;
@@ -69,7 +66,7 @@ impl Winograd {
         for group in (0..blocks_out).step_by(2) {
             let width = lanes * (blocks_out - group).min(2);
             for i in 0..c_in {
-                let mut places = [[0f32; 2 * LANES]; PLACES];
+                let mut places = [[0f32; 2 * MOST_LANES]; PLACES];
                 for lane in 0..width.min(c_out - group * lanes) {
                     let filter = &weight[((group * lanes + lane) * c_in + i) * 9..][..9];
                     for (to, value) in places.iter_mut().zip(transformed(filter)) {
