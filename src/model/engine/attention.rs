@@ -6,7 +6,7 @@
 
 use super::exp::exp;
 use super::layout::{Aligned, Part, PartMut, Shape};
-use super::tile::{Walk, tile};
+use super::tile::{tile, walk};
 use super::vector::{Isa, MOST_LANES, Vector, Work};
 
 /// Whether heads of so many channels are whole blocks on every machine.
@@ -121,21 +121,25 @@ impl Head<'_> {
         out: &mut [f32],
     ) {
         let n = self.from.w;
-        for x in (0..n).step_by(if P <= n { P } else { 1 }) {
+        let step = if P <= n { P } else { 1 };
+        let queries = walk((self.blocks, self.from.block()), 1, 0, 0);
+        let scores = walk((n.div_ceil(M::LANES), step * M::LANES), 1, 0, 0);
+        for x in (0..n).step_by(step) {
             if P <= n {
-                self.attend::<M, P>(m, x.min(n - P), scratch, to, out);
+                self.attend::<M, P>(m, x.min(n - P), [&queries, &scores], scratch, to, out);
             } else {
-                self.attend::<M, 1>(m, x, scratch, to, out);
+                self.attend::<M, 1>(m, x, [&queries, &scores], scratch, to, out);
             }
         }
     }
 
-    /// The output of the queries `x..x + P`.
+    /// The output of the queries `x..x + P`. Tiles walk over queries and over scores.
     #[inline(always)]
     fn attend<M: Vector, const P: usize>(
         &self,
         m: M,
         x: usize,
+        walks: [&[usize]; 2],
         scratch: &mut Scratch,
         to: &Shape,
         out: &mut [f32],
@@ -145,12 +149,11 @@ impl Head<'_> {
         let of_keys = from.w.div_ceil(lanes);
         let Scratch { keys, values: packed, scores } = scratch;
 
-        let walk = Walk { blocks, block: from.block(), kernel: 1, row: 0 };
         let queries = &values[from.at(block, 0, x)..];
         let a_pair = blocks * lanes * width;
         for pair in 0..of_keys.div_ceil(2) {
             let keys = &keys[pair * a_pair..][..a_pair];
-            let sums = tile::<M, P, 2, 1, false>(m, &walk, queries, keys);
+            let sums = tile::<M, P, 2, 1, false>(m, walks[0], queries, keys);
             for (p, sums) in sums.into_iter().enumerate() {
                 for (b, sum) in sums.into_iter().enumerate() {
                     m.store(sum, &mut scores[((2 * pair + b) * P + p) * lanes..]);
@@ -182,11 +185,10 @@ impl Head<'_> {
             *share = 1. / m.total(sum);
         }
 
-        let walk = Walk { blocks: of_keys, block: P * lanes, kernel: 1, row: 0 };
         let a_pair = of_keys * lanes * width;
         for pair in 0..blocks.div_ceil(2) {
             let sums =
-                tile::<M, P, 2, 1, false>(m, &walk, scores, &packed[pair * a_pair..][..a_pair]);
+                tile::<M, P, 2, 1, false>(m, walks[1], scores, &packed[pair * a_pair..][..a_pair]);
             for b in 0..(blocks - 2 * pair).min(2) {
                 let out = &mut out[to.at(block + 2 * pair + b, 0, x)..];
                 for p in 0..P {

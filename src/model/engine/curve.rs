@@ -43,6 +43,18 @@ impl Curve {
     pub(super) fn run(self, isa: Isa, input: Part<'_>, maps: PartMut<'_>) {
         isa.run(Job { curve: self, input: Some(input), maps });
     }
+
+    #[inline(always)]
+    fn at<M: Vector>(self, m: M, x: M::V) -> M::V {
+        match self {
+            Curve::Gelu => gelu(m, x),
+            Curve::GeluTanh => gelu_tanh(m, x),
+            Curve::Silu => silu(m, x),
+            Curve::Sigmoid => sigmoid(m, x),
+            Curve::HardSwish => hard_swish(m, x),
+            Curve::HardSigmoid => hard_sigmoid(m, x),
+        }
+    }
 }
 
 struct Job<'a> {
@@ -54,20 +66,21 @@ struct Job<'a> {
 impl Work for Job<'_> {
     #[inline(always)]
     fn run<M: Vector>(self, m: M) {
+        // Named once more, so that each is compiled with a loop of its own.
         match self.curve {
-            Curve::Gelu => self.each(m, gelu),
-            Curve::GeluTanh => self.each(m, gelu_tanh),
-            Curve::Silu => self.each(m, silu),
-            Curve::Sigmoid => self.each(m, sigmoid),
-            Curve::HardSwish => self.each(m, hard_swish),
-            Curve::HardSigmoid => self.each(m, hard_sigmoid),
+            Curve::Gelu => self.each(m, Curve::Gelu),
+            Curve::GeluTanh => self.each(m, Curve::GeluTanh),
+            Curve::Silu => self.each(m, Curve::Silu),
+            Curve::Sigmoid => self.each(m, Curve::Sigmoid),
+            Curve::HardSwish => self.each(m, Curve::HardSwish),
+            Curve::HardSigmoid => self.each(m, Curve::HardSigmoid),
         }
     }
 }
 
 impl Job<'_> {
     #[inline(always)]
-    fn each<M: Vector>(self, m: M, curve: impl Fn(M, M::V) -> M::V) {
+    fn each<M: Vector>(self, m: M, curve: Curve) {
         let Job { input, maps, .. } = self;
         let to = maps.shape;
         for picture in 0..maps.n {
@@ -77,10 +90,12 @@ impl Job<'_> {
                     if let Some(input) = input {
                         let from = &input.values[input.shape.line(picture, block, y)];
                         let pairs = from.chunks_exact(M::LANES).zip(row.chunks_exact_mut(M::LANES));
-                        pairs.for_each(|(from, to)| m.store(curve(m, m.load(from)), to));
+                        for (from, to) in pairs {
+                            m.store(curve.at(m, m.load(from)), to);
+                        }
                     } else {
                         for at in row.chunks_exact_mut(M::LANES) {
-                            m.store(curve(m, m.load(at)), at);
+                            m.store(curve.at(m, m.load(at)), at);
                         }
                     }
                 }

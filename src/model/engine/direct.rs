@@ -2,7 +2,7 @@
 
 use super::finish::{Job, Target};
 use super::layout::{Aligned, Part, Shape};
-use super::tile::{Walk, tile, tiles, with_positions};
+use super::tile::{tile, tiles, walk, with_positions};
 use super::vector::{Isa, Vector, Work};
 
 /// Weights above which all pictures go past a part of the weights before the next part is fetched.
@@ -78,12 +78,8 @@ impl<const STRIDE: usize, const PLANAR: bool> Work for Strided<'_, STRIDE, PLANA
         let Strided(Job { conv, input, pads, mut target }) = self;
         let lanes = M::LANES;
         let (from, to) = (input.shape, target.out.shape);
-        let walk = Walk {
-            blocks: from.blocks(),
-            block: from.block(),
-            kernel: conv.kernel,
-            row: from.row(),
-        };
+        let inner = if PLANAR { 1 } else { lanes };
+        let walk = walk((from.blocks(), from.block()), conv.kernel, from.row(), inner);
         // Positions that need not know their row make longer rows.
         let flat = conv.kernel == 1
             && STRIDE == 1
@@ -93,8 +89,7 @@ impl<const STRIDE: usize, const PLANAR: bool> Work for Strided<'_, STRIDE, PLANA
                 .flatten()
                 .all(Shape::is_flat);
         let (rows, columns) = if flat { (1, to.h * to.w) } else { (to.h, to.w) };
-        let inner = if PLANAR { 1 } else { lanes };
-        let a_block = walk.blocks * walk.kernel * walk.kernel * inner * lanes;
+        let a_block = walk.len() * inner * lanes;
         let blocks = to.blocks();
 
         let groups = blocks.div_ceil(2);

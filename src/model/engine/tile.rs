@@ -6,22 +6,19 @@
 
 use super::vector::Vector;
 
-/// How a tile walks over its input.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Walk {
-    /// Input blocks, and values from one to the next.
-    pub(super) blocks: usize,
-    pub(super) block: usize,
-    /// Side of the window, and values from one row to the next.
-    pub(super) kernel: usize,
-    pub(super) row: usize,
+/// Where a window finds its values, counted from its first one: input block after block, in a block row after row, in a
+/// row of `kernel` positions `inner` values each.
+pub(super) fn walk(blocks: (usize, usize), kernel: usize, row: usize, inner: usize) -> Vec<usize> {
+    let (blocks, block) = blocks;
+    let rows = (0..blocks).flat_map(|it| (0..kernel).map(move |ky| it * block + ky * row));
+    rows.flat_map(|it| (0..kernel).map(move |kx| it + kx * inner)).collect()
 }
 
 /// The sums of `P` positions, `STRIDE` positions apart in the input, and `B` vectors of output channels.
 ///
-/// `input` begins with the first value of the first window. `weights` are
-/// `(blocks, kernel, kernel, inner, B · lanes)`, where `inner` is the input channels side by side: the lanes of
-/// the machine, or 1 where `PLANAR`.
+/// `input` begins with the first value of the first window, of which `walk` says where it goes on. `weights` are
+/// `(walk, inner, B · lanes)`, where `inner` is the input channels side by side: the lanes of the machine, or 1 where
+/// `PLANAR`.
 #[inline(always)]
 pub(super) fn tile<
     M: Vector,
@@ -31,31 +28,24 @@ pub(super) fn tile<
     const PLANAR: bool,
 >(
     m: M,
-    walk: &Walk,
+    walk: &[usize],
     input: &[f32],
     weights: &[f32],
 ) -> [[M::V; B]; P] {
     let inner = if PLANAR { 1 } else { M::LANES };
     let apart = STRIDE * inner;
     let mut sums = [[m.splat(0.); B]; P];
-    let mut weights = weights.chunks_exact(inner * B * M::LANES);
-    for block in 0..walk.blocks {
-        for ky in 0..walk.kernel {
-            let row = block * walk.block + ky * walk.row;
-            for kx in 0..walk.kernel {
-                let positions = &input[row + kx * inner..][..(P - 1) * apart + inner];
-                let Some(weights) = weights.next() else { return sums };
-                for c in 0..inner {
-                    let mut w = [m.splat(0.); B];
-                    for (b, w) in w.iter_mut().enumerate() {
-                        *w = m.load(&weights[(c * B + b) * M::LANES..]);
-                    }
-                    for (p, sums) in sums.iter_mut().enumerate() {
-                        let x = m.splat(positions[p * apart + c]);
-                        for (sum, w) in sums.iter_mut().zip(w) {
-                            *sum = m.mul_add(x, w, *sum);
-                        }
-                    }
+    for (at, weights) in walk.iter().zip(weights.chunks_exact(inner * B * M::LANES)) {
+        let positions = &input[*at..][..(P - 1) * apart + inner];
+        for c in 0..inner {
+            let mut w = [m.splat(0.); B];
+            for (b, w) in w.iter_mut().enumerate() {
+                *w = m.load(&weights[(c * B + b) * M::LANES..]);
+            }
+            for (p, sums) in sums.iter_mut().enumerate() {
+                let x = m.splat(positions[p * apart + c]);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = m.mul_add(x, w, *sum);
                 }
             }
         }

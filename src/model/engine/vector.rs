@@ -56,7 +56,7 @@ pub(super) const MOST_LANES: usize = 16;
 pub(super) const WHOLE: f32 = 12_582_912.;
 
 /// Work that is the same for all vectors. `run` must be `#[inline(always)]`, and every function in it that touches
-/// a vector, closures left out: only so is it compiled for the machine's own.
+/// a vector, closures left out: only so is it compiled for the machine's own. A function given as a value is called.
 pub(super) trait Work {
     fn run<M: Vector>(self, m: M);
 }

@@ -11,7 +11,7 @@
 use super::direct::padded;
 use super::finish::Target;
 use super::layout::{Aligned, Around, Part};
-use super::tile::{Walk, tile, tiles, with_positions};
+use super::tile::{tile, tiles, walk, with_positions};
 use super::vector::{Isa, MOST_LANES, Vector, Work};
 
 /// Side of the output's tiles, and of the input's.
@@ -130,7 +130,7 @@ impl Work for Job<'_> {
             (blocks_in * together * lanes + 16, blocks_out * together * lanes + 16);
         scratch.inputs.grow(PLACES * in_place);
         scratch.outputs.grow(PLACES * out_place);
-        let walk = Walk { blocks: blocks_in, block: together * lanes, kernel: 1, row: 0 };
+        let walk = walk((blocks_in, together * lanes), 1, 0, 0);
         let a_block = blocks_in * lanes * lanes;
         let corner = |number: usize| {
             let (picture, tile) = (number / each, number % each);
