@@ -12,7 +12,7 @@ pub(super) struct Config {
 }
 
 /// (blocks, kernel, stride of the first block, expansion, channels), before scaling: the paper's table 1.
-const STAGES: [(usize, usize, usize, usize, usize); 7] = [
+pub(super) const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),

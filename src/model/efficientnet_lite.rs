@@ -1,6 +1,7 @@
 //! EfficientNet-Lite (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>, without squeeze-and-excitation
 //! and with ReLU6), named as the PyPI package `efficientnet-lite-pytorch` names it.
 
+use super::efficientnet::STAGES;
 use super::graph::{Graph, NodeId};
 use super::mbconv::round_to_8;
 use super::op::{Op, Padding};
@@ -9,17 +10,6 @@ pub(super) struct Config {
     pub(super) width: f64,
     pub(super) depth: f64,
 }
-
-/// (blocks, kernel, stride of the first block, expansion, channels), before scaling.
-const STAGES: [(usize, usize, usize, usize, usize); 7] = [
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-];
 
 /// Stem and head are not scaled, nor are the first and the last stage made deeper.
 ///

@@ -71,25 +71,36 @@ impl Style {
         g.add(name, Op::Scale, &[xs, ys])
     }
 
-    /// torchvision's `Conv2dNormActivation`: `name.0`, `name.1`, `name.2`, together `name`.
     pub(super) fn conv(
         &self,
         g: &mut Graph,
         name: &str,
         xs: NodeId,
-        [c_out, kernel, stride, groups]: [usize; 4],
+        sizes: [usize; 4],
         activation: Option<Op>,
     ) -> NodeId {
-        let padding = Padding::Even(kernel / 2);
-        let conv = Op::Conv2d { c_out, kernel, stride, padding, groups, bias: false };
-        let mut ys = g.add(format!("{name}.0"), conv, &[xs]);
-        ys = g.add(format!("{name}.1"), Op::BatchNorm { eps: self.eps }, &[ys]);
-        if let Some(activation) = activation {
-            ys = g.add(format!("{name}.2"), activation, &[ys]);
-        }
-        g.alias(name, ys);
-        ys
+        conv_norm(g, name, xs, sizes, self.eps, activation)
     }
+}
+
+/// torchvision's `Conv2dNormActivation`: `name.0`, `name.1`, `name.2`, together `name`.
+pub(super) fn conv_norm(
+    g: &mut Graph,
+    name: &str,
+    xs: NodeId,
+    [c_out, kernel, stride, groups]: [usize; 4],
+    eps: f64,
+    activation: Option<Op>,
+) -> NodeId {
+    let padding = Padding::Even(kernel / 2);
+    let conv = Op::Conv2d { c_out, kernel, stride, padding, groups, bias: false };
+    let mut ys = g.add(format!("{name}.0"), conv, &[xs]);
+    ys = g.add(format!("{name}.1"), Op::BatchNorm { eps }, &[ys]);
+    if let Some(activation) = activation {
+        ys = g.add(format!("{name}.2"), activation, &[ys]);
+    }
+    g.alias(name, ys);
+    ys
 }
 
 /// The nearest multiple of 8, but never a tenth less than asked.

@@ -187,7 +187,8 @@ fn every_kind_of_node_of_squeezing_networks_edits_exactly_or_is_refused() {
 
 #[test]
 fn vggs() {
-    for name in ["vgg11", "vgg19", "vgg13_bn", "vgg16_bn"] {
+    for name in ["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+    {
         check(name, &["writers"; 5]);
     }
 }
