@@ -437,8 +437,17 @@ pub fn table(found: &Evaluation) -> String {
         number(found.bleu)
     );
     if !found.overlap.is_empty() {
-        let header =
-            ["phrase", "regions", "best IoU", "wanted", "units", "AUROC", "average precision"];
+        let header = [
+            "phrase",
+            "regions",
+            "best IoU",
+            "wanted",
+            "units",
+            "AUROC",
+            "average precision",
+            "half",
+            "other half",
+        ];
         let mut overlap = new_table(WIDTH, &header);
         for it in &found.overlap {
             overlap.add_row(vec![
@@ -449,13 +458,17 @@ pub fn table(found: &Evaluation) -> String {
                 it.units_true.to_string(),
                 maybe(it.auroc),
                 maybe(it.average_precision),
+                maybe(it.auroc_half),
+                maybe(it.auroc_other_half),
             ]);
         }
         right(&mut overlap, 1..3);
-        right(&mut overlap, 4..7);
+        right(&mut overlap, 4..9);
         let _ = writeln!(
             text,
-            "\nDoes the critic find the units of {} that fire on regions of a name?\n{overlap}",
+            "\nDoes the critic find the units of {} that fire on regions of a name?\n{overlap}\n\
+             half: how well it finds those that overlap most with half of the pictures' regions; other half: how well\n\
+             the overlap with the other half does.",
             found.overlap[0].network
         );
     }

@@ -40,6 +40,10 @@ pub struct Overlap {
     pub units_true: usize,
     pub auroc: Option<f64>,
     pub average_precision: Option<f64>,
+    /// How sure the truth is: the mean, over ways to halve the pictures, of how well evidence finds the units that
+    /// overlap with the regions of one half, and how well the overlap with those of the other half does.
+    pub auroc_half: Option<f64>,
+    pub auroc_other_half: Option<f64>,
 }
 
 /// What a network's units are held against.
@@ -56,7 +60,9 @@ pub struct Against {
 /// Names with fewer regions say too little.
 const LEAST_REGIONS: usize = 5;
 /// A detector of a name, as Bau et al. 2017 count them.
-const DETECTOR: f64 = 0.04;
+const DETECTOR: f32 = 0.04;
+/// Of the pictures; every three are a half.
+const PARTS: usize = 6;
 /// Pictures of each unit, as many as in an audit.
 const TOP_K: usize = 15;
 const BATCH: usize = 32;
@@ -116,37 +122,86 @@ pub fn overlap(
     let none = Ablate::default();
     let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;
     let files: Vec<&str> = weights.files().iter().map(|it| it.sha256.as_str()).collect();
-    let inputs = format!("{} {files:?} {sites:?} {spread:?}", found.read.manifest_sha256);
+    let inputs = format!("{} {files:?} {sites:?} {spread:?} {TOP_K}", found.read.manifest_sha256);
     let found = found.exemplars.spread;
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
     let seen = looker.look("overlap", &inputs, &found, &pictures, progress)?;
     let places = places(&regions, &ids, &names);
-    let ious = ious(&model.network, &probe, &found, &places, names.len(), progress)?;
+    let fires = Fires::count(&model.network, &probe, &found, &places, names.len(), progress)?;
 
     let phrases: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     let scores = milan.scores(&seen, &phrases)?;
     let mut overlaps = vec![];
-    for (at, (name, places)) in names.iter().enumerate() {
-        let scores: Vec<f32> = scores.iter().map(|it| it[at]).collect();
-        let ious = &ious[at];
-        let mut order: Vec<f64> = ious.clone();
-        order.sort_by(|a, b| b.total_cmp(a));
-        let most = order[(ious.len() / 50).min(order.len() - 1)];
-        for (truth, least) in [("top 2 %", most), ("above .04", DETECTOR)] {
-            let wanted: Vec<bool> = ious.iter().map(|it| least < *it).collect();
+    for (name, (phrase, places)) in names.iter().enumerate() {
+        let scores: Vec<f32> = scores.iter().map(|it| it[name]).collect();
+        let ious = fires.ious(name, ALL);
+        let halves: Vec<_> = halves().map(|it| fires.ious(name, it)).collect();
+        // The other half of each is as far from the end.
+        let halves = || halves.iter().zip(halves.iter().rev());
+        for truth in [Truth::Most, Truth::Detectors] {
+            let wanted = truth.of(&ious);
+            let by_evidence = halves().map(|(half, _)| auroc(&scores, &truth.of(half)));
+            let by_other = halves().map(|(half, other)| auroc(other, &truth.of(half)));
             overlaps.push(Overlap {
                 network: model.arch.clone(),
-                phrase: (*name).to_owned(),
+                phrase: (*phrase).to_owned(),
                 regions: places.len(),
-                best: order[0],
-                truth,
+                best: ious.iter().fold(0., |a, b| a.max(f64::from(*b))),
+                truth: truth.name(),
                 units_true: wanted.iter().filter(|it| **it).count(),
                 auroc: auroc(&scores, &wanted),
                 average_precision: average_precision(&scores, &wanted),
+                auroc_half: mean(by_evidence),
+                auroc_other_half: mean(by_other),
             });
         }
     }
     Ok(overlaps)
+}
+
+/// Which units ought to be found.
+#[derive(Clone, Copy)]
+enum Truth {
+    /// The 2 % that overlap most.
+    Most,
+    /// Those that overlap by more than a [detector](DETECTOR) does.
+    Detectors,
+}
+
+impl Truth {
+    fn name(self) -> &'static str {
+        match self {
+            Truth::Most => "top 2 %",
+            Truth::Detectors => "above .04",
+        }
+    }
+
+    fn of(self, ious: &[f32]) -> Vec<bool> {
+        let least = match self {
+            Truth::Most => {
+                let mut order = ious.to_vec();
+                order.sort_by(|a, b| b.total_cmp(a));
+                order[ious.len() / 50]
+            }
+            Truth::Detectors => DETECTOR,
+        };
+        ious.iter().map(|it| least < *it).collect()
+    }
+}
+
+/// Those that there are.
+fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.flatten().collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Some of the parts of the pictures, a bit each.
+type Parts = usize;
+const ALL: Parts = (1 << PARTS) - 1;
+
+/// Every half, in ascending order.
+fn halves() -> impl Iterator<Item = Parts> {
+    (0..=ALL).filter(|it| it.count_ones() as usize == PARTS / 2)
 }
 
 /// Of each picture the names in it, each with the union of its regions.
@@ -168,58 +223,82 @@ fn places(
     places
 }
 
-/// For each name and each unit, the intersection over union of where the unit fires with the regions, over
-/// all pictures.
-fn ious(
-    network: &Network,
-    probe: &Probe,
-    sites: &[SiteExemplars],
-    places: &[BTreeMap<usize, Vec<bool>>],
-    n_names: usize,
-    progress: Progress<'_>,
-) -> anyhow::Result<Vec<Vec<f64>>> {
-    let regions = || places.iter().flatten();
-    let side = regions().next().map_or(1, |(_, region)| region.len().isqrt());
-    let graph = network.graph();
-    let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
-    let n_units: usize = sites.iter().map(|it| it.n_units).sum();
-    // Of each unit: where it fires at all, and where it does within each name.
-    let mut counts = vec![(0usize, vec![0usize; n_names]); n_units];
-    let mut areas = vec![0usize; n_names];
-    for (&name, region) in regions() {
-        areas[name] += region.iter().filter(|it| **it).count();
-    }
-    for batch in Loader::new(&probe.dataset, &probe.preprocess, BATCH) {
-        let batch = batch?;
-        progress("overlap", batch.ids[0], places.len())?;
-        let mut record = Record::new(nodes.iter().copied());
-        network.run(&batch.xs, &mut record)?;
-        let mut first = 0;
-        for (site, &node) in sites.iter().zip(&nodes) {
-            let maps =
-                as_maps(graph.node(node), &record.get(node)?)?.to_dtype(candle_core::DType::F16)?;
-            let (n, c, h, w) = maps.dims4()?;
-            let maps = maps.flatten_all()?.to_vec1::<half::f16>()?;
-            let own = &mut counts[first..first + c];
-            first += c;
-            own.par_iter_mut().enumerate().for_each(|(unit, (fires, within))| {
-                for picture in 0..n {
-                    let map = &maps[(picture * c + unit) * h * w..][..h * w];
-                    let mask = mask(map, (h, w), site.thresholds[unit], side);
-                    *fires += mask.iter().filter(|it| **it).count();
-                    for (&name, region) in &places[batch.ids[picture]] {
-                        let both = mask.iter().zip(region).filter(|(a, b)| **a && **b);
-                        within[name] += both.count();
-                    }
-                }
-            });
+/// Where units fire, in pixels, for each part of the pictures.
+struct Fires(Vec<Pixels>);
+
+#[derive(Clone)]
+struct Pixels {
+    /// For each unit where it fires at all, and where it does within each name.
+    units: Vec<(usize, Vec<usize>)>,
+    /// Of each name.
+    areas: Vec<usize>,
+}
+
+impl Fires {
+    fn count(
+        network: &Network,
+        probe: &Probe,
+        sites: &[SiteExemplars],
+        places: &[BTreeMap<usize, Vec<bool>>],
+        n_names: usize,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Fires> {
+        let side = places.iter().flatten().next().map_or(1, |(_, it)| it.len().isqrt());
+        let graph = network.graph();
+        let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
+        let n_units: usize = sites.iter().map(|it| it.n_units).sum();
+        let none = Pixels { units: vec![(0, vec![0; n_names]); n_units], areas: vec![0; n_names] };
+        let mut parts = vec![none; PARTS];
+        for (picture, places) in places.iter().enumerate() {
+            for (&name, region) in places {
+                parts[picture % PARTS].areas[name] += region.iter().filter(|it| **it).count();
+            }
         }
+        for batch in Loader::new(&probe.dataset, &probe.preprocess, BATCH) {
+            let batch = batch?;
+            progress("overlap", batch.ids[0], places.len())?;
+            let mut record = Record::new(nodes.iter().copied());
+            network.run(&batch.xs, &mut record)?;
+            let mut first = 0;
+            for (site, &node) in sites.iter().zip(&nodes) {
+                let maps = as_maps(graph.node(node), &record.get(node)?)?;
+                let maps = maps.to_dtype(candle_core::DType::F16)?;
+                let (_, c, h, w) = maps.dims4()?;
+                let maps = maps.flatten_all()?.to_vec1::<half::f16>()?;
+                for (maps, &picture) in maps.chunks(c * h * w).zip(&batch.ids) {
+                    let own = &mut parts[picture % PARTS].units[first..first + c];
+                    let maps = maps.par_chunks(h * w).zip(&site.thresholds);
+                    maps.zip(own).for_each(|((map, &threshold), (fires, within))| {
+                        let mask = mask(map, (h, w), threshold, side);
+                        *fires += mask.iter().filter(|it| **it).count();
+                        for (&name, region) in &places[picture] {
+                            let both = mask.iter().zip(region).filter(|(a, b)| **a && **b);
+                            within[name] += both.count();
+                        }
+                    });
+                }
+                first += c;
+            }
+        }
+        progress("overlap", places.len(), places.len())?;
+        Ok(Fires(parts))
     }
-    progress("overlap", places.len(), places.len())?;
-    let iou = |name: usize, (fires, within): &(usize, Vec<usize>)| {
-        let union = fires + areas[name] - within[name];
-        within[name] as f64 / union.max(1) as f64
-    };
-    let of = |name: usize| counts.iter().map(|it| iou(name, it)).collect();
-    Ok((0..n_names).map(of).collect())
+
+    /// For each unit, the intersection over union of where it fires with the regions of a name.
+    fn ious(&self, name: usize, parts: Parts) -> Vec<f32> {
+        let parts: Vec<&Pixels> = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| parts >> at & 1 == 1)
+            .map(|it| it.1)
+            .collect();
+        let area: usize = parts.iter().map(|it| it.areas[name]).sum();
+        let iou = |unit: usize| {
+            let both: usize = parts.iter().map(|it| it.units[unit].1[name]).sum();
+            let fires: usize = parts.iter().map(|it| it.units[unit].0).sum();
+            both as f32 / (fires + area - both).max(1) as f32
+        };
+        (0..self.0[0].units.len()).map(iou).collect()
+    }
 }
