@@ -247,7 +247,7 @@ fn near(nearest: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::op::Padding;
+    use crate::model::op::{Curve, Padding};
 
     fn conv(c_out: usize, groups: usize, bias: bool) -> Op {
         Op::Conv2d { c_out, kernel: 3, stride: 1, padding: Padding::Even(1), groups, bias }
@@ -280,7 +280,7 @@ mod tests {
         let ys = g.add("heads", Op::Attention { heads: 2 }, &[ys]);
         let xs = g.add("add", Op::Add, &[xs, ys]);
         let xs = g.add("fc1", Op::Linear { c_out: 16 }, &[xs]);
-        let xs = g.add("act", Op::Gelu, &[xs]);
+        let xs = g.add("act", Op::Curve(Curve::Gelu), &[xs]);
         let xs = g.add("pool", Op::TakeClass, &[xs]);
         g.add("head", Op::Linear { c_out: 10 }, &[xs]);
         g

@@ -2,7 +2,7 @@
 
 use super::graph::Graph;
 use super::mbconv::{Block, Style, round_to_8};
-use super::op::Op;
+use super::op::{Curve, Op};
 
 pub(super) struct Config {
     pub(super) width: f64,
@@ -25,9 +25,10 @@ pub(super) const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 /// Sites are the stem, the last block of each stage, and what the head's convolution gives.
 pub(super) fn efficientnet(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
-    let style = Style { eps: config.eps, squeeze: [Op::Silu, Op::Sigmoid] };
+    let style =
+        Style { eps: config.eps, squeeze: [Op::Curve(Curve::Silu), Op::Curve(Curve::Sigmoid)] };
     let wide = |channels: usize| round_to_8(channels as f64 * config.width);
-    let silu = Some(Op::Silu);
+    let silu = Some(Op::Curve(Curve::Silu));
     let mut xs = style.conv(&mut g, "features.0", Graph::INPUT, [wide(32), 3, 2, 1], silu);
     for (at, (depth, kernel, first_stride, expansion, channels)) in STAGES.into_iter().enumerate() {
         let stage = format!("features.{}", at + 1);
@@ -39,7 +40,7 @@ pub(super) fn efficientnet(config: &Config, n_classes: usize) -> Graph {
                 hidden: c_in * expansion,
                 c_out: wide(channels),
                 squeezed: Some(c_in / 4),
-                activation: Op::Silu,
+                activation: Op::Curve(Curve::Silu),
             };
             xs = style.block(&mut g, &format!("{stage}.{index}"), xs, &block);
         }

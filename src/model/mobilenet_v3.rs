@@ -2,7 +2,7 @@
 
 use super::graph::Graph;
 use super::mbconv::{Block, Style, round_to_8};
-use super::op::Op;
+use super::op::{Curve, Op};
 
 /// (kernel, channels in between, channels, whether it squeezes and excites, activation, stride)
 type Row = (usize, usize, usize, bool, Op, usize);
@@ -14,7 +14,7 @@ pub(super) struct Config {
 }
 
 const RE: Op = Op::Relu;
-const HS: Op = Op::HardSwish;
+const HS: Op = Op::Curve(Curve::HardSwish);
 
 /// The paper's table 1.
 pub(super) const LARGE: Config = Config {
@@ -59,7 +59,7 @@ pub(super) const SMALL: Config = Config {
 /// Sites are the stem, every other block, and what the head's convolution gives.
 pub(super) fn mobilenet_v3(config: &Config, n_classes: usize) -> Graph {
     let mut g = Graph::new(3);
-    let style = Style { eps: 1e-3, squeeze: [Op::Relu, Op::HardSigmoid] };
+    let style = Style { eps: 1e-3, squeeze: [Op::Relu, Op::Curve(Curve::HardSigmoid)] };
     let mut xs = style.conv(&mut g, "features.0", Graph::INPUT, [16, 3, 2, 1], Some(HS));
     for (at, &(kernel, hidden, c_out, squeezes, activation, stride)) in
         config.blocks.iter().enumerate()

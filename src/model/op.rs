@@ -17,6 +17,23 @@ pub fn part(at: usize, n: usize, side: usize) -> std::ops::Range<usize> {
     at * side / n..((at + 1) * side).div_ceil(n)
 }
 
+/// An activation that is more than a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curve {
+    /// `x · Φ(x)`, by the error function and not its approximation by tanh.
+    Gelu,
+    /// The approximation: `Φ(x)` is about `(1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2`.
+    GeluTanh,
+    /// `x · σ(x)`.
+    Silu,
+    /// `σ(x) = 1 / (1 + e⁻ˣ)`, which is not zero at zero.
+    Sigmoid,
+    /// `x · min(max(x + 3, 0), 6) / 6`.
+    HardSwish,
+    /// `min(max(x + 3, 0), 6) / 6`, which is not zero at zero.
+    HardSigmoid,
+}
+
 /// One operation. Maps are `(n, c, h, w)`, tokens `(n, t, c)`, features `(n, f)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
@@ -85,18 +102,8 @@ pub enum Op {
     Attention {
         heads: usize,
     },
-    /// `x · Φ(x)`, by the error function and not its approximation by tanh.
-    Gelu,
-    /// The approximation: `Φ(x)` is about `(1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2`.
-    GeluTanh,
-    /// `x · σ(x)`.
-    Silu,
-    /// `σ(x) = 1 / (1 + e⁻ˣ)`, which is not zero at zero.
-    Sigmoid,
-    /// `x · min(max(x + 3, 0), 6) / 6`.
-    HardSwish,
-    /// `min(max(x + 3, 0), 6) / 6`, which is not zero at zero.
-    HardSigmoid,
+    /// Of each value alone.
+    Curve(Curve),
     /// Each channel of a map times its one value in the second input, `(n, c, 1, 1)`.
     Scale,
     /// The class token: `(n, t, c)` to `(n, c)`.
@@ -120,15 +127,7 @@ impl Op {
                 assert!(is_map && xs.channels % groups == 0 && c_out % groups == 0, "{name}");
                 (c_out, Extent::Map)
             }
-            Op::BatchNorm { .. }
-            | Op::Relu
-            | Op::Relu6
-            | Op::Gelu
-            | Op::GeluTanh
-            | Op::Silu
-            | Op::Sigmoid
-            | Op::HardSwish
-            | Op::HardSigmoid => (xs.channels, xs.extent),
+            Op::BatchNorm { .. } | Op::Relu | Op::Relu6 | Op::Curve(_) => (xs.channels, xs.extent),
             Op::Scale => {
                 let is_whole = is_map && inputs[1].extent.is_map();
                 assert!(
@@ -240,11 +239,8 @@ impl Op {
             | Op::AdaptiveAvgPool { .. }
             | Op::GlobalAvgPool
             | Op::Flatten
-            | Op::Gelu
-            | Op::GeluTanh
-            | Op::Silu
-            | Op::HardSwish
             | Op::TakeClass => true,
+            Op::Curve(curve) => !matches!(curve, Curve::Sigmoid | Curve::HardSigmoid),
             Op::Input
             | Op::Conv2d { .. }
             | Op::BatchNorm { .. }
@@ -256,8 +252,6 @@ impl Op {
             | Op::Positions
             | Op::LayerNorm { .. }
             | Op::Attention { .. }
-            | Op::Sigmoid
-            | Op::HardSigmoid
             | Op::Scale => false,
         }
     }

@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::{sigmoid, softmax_last_dim};
 
-use super::op::{Op, Padding, part};
+use super::op::{Curve, Op, Padding, part};
 
 /// The tensors of one node, made ready once when the model is loaded.
 pub(super) enum Params {
@@ -94,12 +94,7 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
             xs.broadcast_div(&deviation)?.broadcast_mul(scale)?.broadcast_add(shift)
         }
         (Op::Attention { heads }, _) => attention(xs, heads),
-        (Op::Gelu, _) => xs.gelu_erf(),
-        (Op::GeluTanh, _) => xs.gelu(),
-        (Op::Silu, _) => xs.silu(),
-        (Op::Sigmoid, _) => sigmoid(xs),
-        (Op::HardSwish, _) => hard_sigmoid(xs)? * xs,
-        (Op::HardSigmoid, _) => hard_sigmoid(xs),
+        (Op::Curve(curve), _) => bend(curve, xs),
         (Op::Scale, _) => xs.broadcast_mul(inputs[1]),
         (Op::TakeClass, _) => xs.narrow(1, 0, 1)?.squeeze(1),
         (Op::Relu, _) => xs.relu(),
@@ -160,6 +155,17 @@ impl Padding {
                 (n / 2, n - n / 2)
             }
         }
+    }
+}
+
+fn bend(curve: Curve, xs: &Tensor) -> Result<Tensor> {
+    match curve {
+        Curve::Gelu => xs.gelu_erf(),
+        Curve::GeluTanh => xs.gelu(),
+        Curve::Silu => xs.silu(),
+        Curve::Sigmoid => sigmoid(xs),
+        Curve::HardSwish => hard_sigmoid(xs)? * xs,
+        Curve::HardSigmoid => hard_sigmoid(xs),
     }
 }
 
@@ -272,15 +278,15 @@ mod tests {
     #[test]
     fn curves_agree_with_pytorch() {
         let xs = tensor(&[-6., -1., -0.1, 0., 0.5, 3.], &[1, 2, 3]);
-        for (op, wanted) in [
-            (Op::Gelu, [0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502]),
-            (Op::GeluTanh, [-0.0, -0.158808, -0.04601725, 0.0, 0.345714, 2.9963627]),
-            (Op::Silu, [-0.014835739, -0.26894143, -0.04750208, 0.0, 0.31122968, 2.8577225]),
-            (Op::Sigmoid, [0.002472623, 0.26894143, 0.4750208, 0.5, 0.62245935, 0.95257413]),
-            (Op::HardSwish, [-0.0, -0.33333334, -0.048333336, 0.0, 0.29166666, 3.0]),
-            (Op::HardSigmoid, [0.0, 0.33333334, 0.48333335, 0.5, 0.5833333, 1.0]),
+        for (curve, wanted) in [
+            (Curve::Gelu, [0.0, -0.15865529, -0.04601721, 0.0, 0.3457312, 2.9959502]),
+            (Curve::GeluTanh, [-0.0, -0.158808, -0.04601725, 0.0, 0.345714, 2.9963627]),
+            (Curve::Silu, [-0.014835739, -0.26894143, -0.04750208, 0.0, 0.31122968, 2.8577225]),
+            (Curve::Sigmoid, [0.002472623, 0.26894143, 0.4750208, 0.5, 0.62245935, 0.95257413]),
+            (Curve::HardSwish, [-0.0, -0.33333334, -0.048333336, 0.0, 0.29166666, 3.0]),
+            (Curve::HardSigmoid, [0.0, 0.33333334, 0.48333335, 0.5, 0.5833333, 1.0]),
         ] {
-            check(op, &Params::None, &xs, &wanted);
+            check(Op::Curve(curve), &Params::None, &xs, &wanted);
         }
     }
 

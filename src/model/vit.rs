@@ -2,7 +2,7 @@
 //! torchvision names them. DeiT's and DINO's checkpoints have timm's names.
 
 use super::graph::{Graph, NodeId};
-use super::op::Op;
+use super::op::{Curve, Op};
 
 /// Of the pictures, in pixels.
 const SIDE: usize = 224;
@@ -116,7 +116,7 @@ fn block(g: &mut Graph, config: &Config, index: usize, xs: NodeId) -> NodeId {
     let mlp = format!("{name}.{}", names.mlp);
     let ys = g.add(format!("{name}.{}", names.norm2), NORM, &[xs]);
     let ys = g.add(format!("{mlp}.{}", names.fc1), linear(4 * width), &[ys]);
-    let ys = g.add(format!("{mlp}.{}", names.gelu), Op::Gelu, &[ys]);
+    let ys = g.add(format!("{mlp}.{}", names.gelu), Op::Curve(Curve::Gelu), &[ys]);
     let ys = g.add(format!("{mlp}.{}", names.fc2), linear(width), &[ys]);
     g.alias(mlp, ys);
     g.add(name, Op::Add, &[xs, ys])

@@ -1,32 +1,9 @@
 //! Activations that are curves: what no cut can do.
 
-use super::super::op::Op;
+use super::super::op::Curve;
 use super::exp::exp;
 use super::layout::{Part, PartMut};
 use super::vector::{Isa, Vector, Work};
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Curve {
-    Gelu,
-    GeluTanh,
-    Silu,
-    Sigmoid,
-    HardSwish,
-    HardSigmoid,
-}
-
-/// The curve that an op is.
-pub(super) fn curve(op: &Op) -> Option<Curve> {
-    match op {
-        Op::Gelu => Some(Curve::Gelu),
-        Op::GeluTanh => Some(Curve::GeluTanh),
-        Op::Silu => Some(Curve::Silu),
-        Op::Sigmoid => Some(Curve::Sigmoid),
-        Op::HardSwish => Some(Curve::HardSwish),
-        Op::HardSigmoid => Some(Curve::HardSigmoid),
-        _ => None,
-    }
-}
 
 /// Abramowitz and Stegun 1964, 7.1.26: with t = 1 / (1 + p z), erfc z = e^(−z²) · t · (a₁ + a₂ t + …) within 1.5e-7.
 const P: f32 = 0.327_591_1;

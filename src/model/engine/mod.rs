@@ -61,7 +61,6 @@ use super::graph::{Extent, Graph, NodeId};
 use super::op::Op;
 use super::ops::Params;
 use super::run::Tap;
-use curve::curve;
 use edges::{class, means, read, tensor};
 use finish::Target;
 use layout::Around;
@@ -298,11 +297,8 @@ impl Engine {
                 (Op::PadShortcut { stride, before, .. }, _) => {
                     pool::pad(input, stride, before, &mut target.out);
                 }
-                (op, Packed::Affine { scale, shift }) => {
-                    if let Some(curve) = curve(&op) {
-                        curve.run(isa, input, target.out);
-                        return Ok(());
-                    }
+                (Op::Curve(curve), _) => curve.run(isa, input, target.out),
+                (_, Packed::Affine { scale, shift }) => {
                     let scale = scale.as_ref();
                     let each = match graph.node(step.shaped_by()).op {
                         Op::MaxPool { size, stride, padding } => {
@@ -380,12 +376,7 @@ fn is_for_us(graph: &Graph, id: NodeId) -> bool {
         | Op::ClassToken
         | Op::Positions
         | Op::LayerNorm { .. }
-        | Op::Gelu
-        | Op::GeluTanh
-        | Op::Silu
-        | Op::Sigmoid
-        | Op::HardSwish
-        | Op::HardSigmoid
+        | Op::Curve(_)
         | Op::Scale
         | Op::TakeClass => !is_picture,
         Op::Attention { heads } => attention::has_blocks(node.channels / heads),

@@ -1,8 +1,7 @@
 //! Nodes to steps: what is computed in one go, and what need not be kept.
 
 use super::super::graph::{Graph, NodeId};
-use super::super::op::Op;
-use super::curve::{Curve, curve};
+use super::super::op::{Curve, Op};
 use super::finish::Cut;
 
 /// Some nodes computed in one go: a first one, and what follows it while its values are in registers.
@@ -71,12 +70,7 @@ fn has_sums(op: &Op) -> bool {
         | Op::Positions
         | Op::LayerNorm { .. }
         | Op::Attention { .. }
-        | Op::Gelu
-        | Op::GeluTanh
-        | Op::Silu
-        | Op::Sigmoid
-        | Op::HardSwish
-        | Op::HardSigmoid
+        | Op::Curve(_)
         | Op::Scale
         | Op::TakeClass => false,
     }
@@ -119,7 +113,7 @@ pub(super) fn steps(
                 (step.cut, step.output) = (cut, id);
                 continue;
             }
-            if let Some(curve) = curve(&node.op) {
+            if let Op::Curve(curve) = node.op {
                 (step.curve, step.output) = (Some(curve), id);
                 continue;
             }
@@ -227,8 +221,8 @@ mod tests {
         let mut g = graph();
         let conv = g.node(1).op;
         let xs = g.add("conv3", conv, &[9]); // 10
-        let xs = g.add("silu", Op::Silu, &[xs]);
-        g.add("sigmoid", Op::Sigmoid, &[xs]); // 12
+        let xs = g.add("silu", Op::Curve(Curve::Silu), &[xs]);
+        g.add("sigmoid", Op::Curve(Curve::Sigmoid), &[xs]); // 12
         let found = |visible: &[NodeId]| {
             let steps = steps(&g, 10..13, |id| visible.contains(&id));
             steps.iter().map(|it| (it.first, it.curve, it.output)).collect::<Vec<_>>()

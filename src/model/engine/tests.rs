@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Isa;
 use crate::model::graph::{Graph, NodeId};
-use crate::model::op::{Op, Padding};
+use crate::model::op::{Curve, Op, Padding};
 use crate::model::run::{Ablate, Compute, Network, Record, Tap, Untapped};
 
 /// A network with random weights, the same ones for every `by`.
@@ -112,12 +112,12 @@ fn every_other_op_is_candles() {
             ("average", Op::AdaptiveAvgPool { side: 3 }),
             ("pad", Op::PadShortcut { stride: 2, before: 3, c_out: c + 7 }),
             ("norm2", Op::BatchNorm { eps: 1e-5 }),
-            ("gelu", Op::Gelu),
-            ("gelu_tanh", Op::GeluTanh),
-            ("silu", Op::Silu),
-            ("sigmoid", Op::Sigmoid),
-            ("hard_swish", Op::HardSwish),
-            ("hard_sigmoid", Op::HardSigmoid),
+            ("gelu", Op::Curve(Curve::Gelu)),
+            ("gelu_tanh", Op::Curve(Curve::GeluTanh)),
+            ("silu", Op::Curve(Curve::Silu)),
+            ("sigmoid", Op::Curve(Curve::Sigmoid)),
+            ("hard_swish", Op::Curve(Curve::HardSwish)),
+            ("hard_sigmoid", Op::Curve(Curve::HardSigmoid)),
         ] {
             graph.add(name, op, &[norm]);
         }
@@ -154,12 +154,12 @@ fn wired() -> Graph {
     ys = g.add("wide_relu", Op::Relu6, &[ys]);
     ys = g.add("each", conv(96, 5, 1, Padding::Same, 96), &[ys]);
     ys = g.add("each_bn", norm, &[ys]);
-    ys = g.add("each_silu", Op::Silu, &[ys]);
+    ys = g.add("each_silu", Op::Curve(Curve::Silu), &[ys]);
     let mut scales = g.add("squeeze", Op::AdaptiveAvgPool { side: 1 }, &[ys]);
     scales = g.add("fc1", conv(9, 1, 1, Padding::Even(0), 1), &[scales]);
-    scales = g.add("fc1_act", Op::HardSwish, &[scales]);
+    scales = g.add("fc1_act", Op::Curve(Curve::HardSwish), &[scales]);
     scales = g.add("fc2", conv(96, 1, 1, Padding::Even(0), 1), &[scales]);
-    scales = g.add("fc2_act", Op::Sigmoid, &[scales]);
+    scales = g.add("fc2_act", Op::Curve(Curve::Sigmoid), &[scales]);
     ys = g.add("excite", Op::Scale, &[ys, scales]);
     ys = g.add("narrow", conv(40, 1, 1, Padding::Even(0), 1), &[ys]);
     xs = g.add("add2", Op::Add, &[xs, ys]);
@@ -183,7 +183,7 @@ fn transformer(side: usize) -> Graph {
         xs = g.add(format!("{block}.add"), Op::Add, &[xs, ys]);
         let ys = g.add(format!("{block}.norm2"), norm, &[xs]);
         let ys = g.add(format!("{block}.fc1"), linear(44), &[ys]);
-        let ys = g.add(format!("{block}.gelu"), Op::Gelu, &[ys]);
+        let ys = g.add(format!("{block}.gelu"), Op::Curve(Curve::Gelu), &[ys]);
         let ys = g.add(format!("{block}.fc2"), linear(32), &[ys]);
         xs = g.add(format!("{block}"), Op::Add, &[xs, ys]);
     }
@@ -209,7 +209,7 @@ fn every_op_on_tokens_is_candles() {
         let xs = graph.add("cls_token", Op::ClassToken, &[xs]);
         let xs = graph.add("pos_embed", Op::Positions, &[xs]);
         let norm = graph.add("norm", Op::LayerNorm { eps: 1e-6 }, &[xs]);
-        graph.add("gelu", Op::Gelu, &[norm]);
+        graph.add("gelu", Op::Curve(Curve::Gelu), &[norm]);
         graph.add("relu", Op::Relu, &[norm]);
         graph.add("class", Op::TakeClass, &[norm]);
         let wide = graph.add("wide", Op::Linear { c_out: 3 * c }, &[norm]);
