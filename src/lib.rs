@@ -48,6 +48,7 @@ pub mod audit;
 pub mod measure;
 pub mod revise;
 pub mod sweep;
+pub mod verify;
 
 pub mod train;
 

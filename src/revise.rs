@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use candle_core::Tensor;
 
 use crate::audit::{self, Asked};
 use crate::describe::How;
@@ -14,17 +13,17 @@ use crate::evaluate::Prediction;
 use crate::files::write_whole;
 use crate::importance::{self, Measure};
 use crate::measure::{self, Measured};
-use crate::model::Model;
-use crate::model::run::{Ablate, Compute, Network, Untapped};
+use crate::model::run::{Ablate, Network};
 use crate::pass::{self, Probe, Progress, Settings};
 use crate::policy::{self, Action, EditOrder, Gate, Importance, Outcome, Policy};
 use crate::record::{self, Started};
-use crate::report::{EditReport, OutputReport, Refused, Report, Verdict, Verified};
+use crate::report::{EditReport, OutputReport, Refused, Report, Verdict};
 use crate::ruling::{self, Edited, Looked};
-use crate::subject::{self, Source, Subject};
+use crate::subject::{self, Source};
 use crate::sweep::{Sweep, ablation};
 use crate::unit::{Description, Unit};
-use crate::weights::{Draft, Weights, check_target, write_edited};
+use crate::verify::{reload, verify};
+use crate::weights::{check_target, write_edited};
 use crate::{inconclusive, usage};
 
 /// Which units are to be zeroed.
@@ -71,11 +70,6 @@ pub struct Config {
     pub seed: u64,
     pub out: Option<PathBuf>,
 }
-
-/// Pictures logits are compared on, to check the written file.
-const N_VERIFIED: usize = 16;
-/// The greatest difference, relative to the largest logit, at which two networks count as the same.
-const TOLERANCE: f64 = 1e-4;
 
 /// Zeroes units in a copy of the model and measures it. The copy gets its name only when it equals the
 /// ablated network and no gate is violated.
@@ -443,56 +437,6 @@ fn summary(refused: &[NotEditable], first: &NotEditable, n: usize) -> String {
         1 => first.to_string(),
         _ => format!("{n} units (of {sites}) cannot be zeroed exactly; the first: {first}"),
     }
-}
-
-/// The draft as anybody would load it.
-fn reload(draft: &Draft, subject: &Subject) -> anyhow::Result<Network> {
-    let weights = Weights::open(draft.path())?;
-    let model = Model::load(&weights, Some(&subject.model.arch), subject.model.network.device())?;
-    Ok(model.network.computed(Compute::exact(subject.source.exact)))
-}
-
-/// The written file must compute what the ablated network computes.
-fn verify(
-    subject: &Subject,
-    edited: &Network,
-    ablate: &Ablate,
-    settings: &Settings,
-) -> anyhow::Result<Verified> {
-    let settings = Settings { batch_size: N_VERIFIED, ..*settings };
-    let xs = pass::first_batch(&subject.probe, &settings)?;
-    let network = &subject.model.network;
-    let before = network.run(&xs, &mut Untapped)?;
-    let wanted = network.run(&xs, &mut ablate.clone())?;
-    let found = edited.run(&xs, &mut Untapped)?;
-    let largest = greatest(&wanted)?.max(f64::MIN_POSITIVE);
-    let difference = greatest(&(&found - &wanted)?)? / largest;
-    let verified = Verified {
-        images: xs.dim(0)?,
-        max_difference: bound(difference),
-        max_effect: two_digits(greatest(&(&found - &before)?)? / largest),
-    };
-    if difference <= TOLERANCE {
-        return Ok(verified);
-    }
-    anyhow::bail!(
-        "the written file differs from the ablated network by {difference:.1e} of the largest logit, more than {TOLERANCE:.0e}; it was removed"
-    )
-}
-
-/// The power of ten above a difference, 1e-6 at least: what lies below is how the machine rounds.
-fn bound(difference: f64) -> f64 {
-    let bounds = [1e-6, 1e-5, 1e-4];
-    bounds.into_iter().find(|it| difference < *it).unwrap_or(1e-3)
-}
-
-/// Beyond the second digit such a number tells of the machine.
-fn two_digits(number: f64) -> f64 {
-    format!("{number:.1e}").parse().unwrap_or(number)
-}
-
-fn greatest(xs: &Tensor) -> anyhow::Result<f64> {
-    Ok(f64::from(xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
 }
 
 /// The gate of `--max-drop`.

@@ -6,6 +6,7 @@
 pub mod header;
 pub mod hub;
 pub mod pickle;
+pub mod pth;
 pub mod write;
 
 mod edit;

@@ -26,6 +26,7 @@ const ORDER: &[&str] = &[
     "record",
     "sweep",
     "measure",
+    "verify",
     "audit",
     "revise",
     "train",

@@ -17,7 +17,8 @@ use super::vocab::Vocabulary;
 use crate::inconclusive;
 use crate::model::recognise;
 use crate::model::run::Network;
-use crate::weights::pickle::{Archive, TensorRef, Value};
+use crate::weights::pickle::{TensorRef, Value};
+use crate::weights::pth::Archive;
 
 /// A describer as the authors trained it.
 pub struct Checkpoint {
