@@ -1,23 +1,28 @@
 //! How much each term of a sentence's score counts, and how sure descriptions and evidence are.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::describer::{Material, refs};
 use super::features::{gathered, starts};
 use super::judge;
 use crate::Progress;
-use crate::describe::milan::checkpoint::Contents;
+use crate::describe::milan::checkpoint::{Contents, Fitted};
 use crate::describe::milan::compose::Composer;
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
 
-/// What is expected of any unit, how much each term of a sentence's score counts, and how sure it is: by the
-/// units that choose.
+/// For so many units one that fires on nothing in particular, and of which no sentence is right.
+const NOISE: usize = 10;
+
+/// What is expected of any unit, and with each of the two that understand sentences what is [fitted](Fitted): by the
+/// units that choose. `teacher` is the folder of the sentence encoder.
 pub fn calibrate(
     contents: &mut Contents,
     material: &Material,
-    teacher: &MiniLm,
+    teacher: &Path,
     progress: Progress<'_>,
 ) -> anyhow::Result<()> {
     let plain = Milan::new(contents.clone())?;
@@ -32,11 +37,25 @@ pub fn calibrate(
         (sum / material.learn.len() as f64)?
     };
     contents.tensors.insert("background".into(), background);
-    let milan = Milan::new(contents.clone())?;
-    let candidates = judge::candidates(&milan, &material.seen, &material.choose, progress)?;
+    let mut milan = Milan::new(contents.clone())?;
+    let reader = MiniLm::open(teacher)?;
+    contents.settings.fitted = fit(&milan, material, &reader, progress)?;
+    milan.listen_with(teacher)?;
+    contents.settings.fitted_full = fit(&milan, material, &reader, progress)?;
+    Ok(())
+}
+
+/// How much each term of a sentence's score counts, and how sure sentences and evidence are.
+fn fit(
+    milan: &Milan,
+    material: &Material,
+    teacher: &MiniLm,
+    progress: Progress<'_>,
+) -> anyhow::Result<Fitted> {
+    let candidates = judge::candidates(milan, &material.seen, &material.choose, progress)?;
     let people = judge::People::new(&material.choose, teacher)?;
 
-    let mut best = (f64::NEG_INFINITY, contents.settings.terms);
+    let mut best = (f64::NEG_INFINITY, milan.fitted().terms);
     for agreement in [8., 16., 24.] {
         for captioner in [0.15, 0.3, 0.5] {
             for words in [0., 0.3] {
@@ -49,22 +68,32 @@ pub fn calibrate(
             }
         }
     }
-    contents.settings.terms = best.1;
+    let terms = best.1;
 
     // Would a person agree? As much as people do with each other, in the middle.
     let agreement = people.agreement_among_people();
     let (mut xs, mut said) = (vec![], vec![]);
     for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
         let area = material.seen[unit.site].area(unit.row);
-        let chosen = milan::choose(it, &best.1, 3);
+        let chosen = milan::choose(it, &terms, 3);
         for place in 0..chosen.len() {
-            xs.push(confidence_terms(&chosen, place, it.entropy, area, &best.1));
+            xs.push(confidence_terms(&chosen, place, it, area, &terms));
             said.push((at, chosen[place].text.as_str()));
         }
     }
     let alike = people.similarities(&said, teacher)?;
-    let ys: Vec<bool> = alike.into_iter().map(|it| agreement <= it).collect();
-    contents.settings.confidence = Logistic::fit(&xs, &ys);
+    let mut ys: Vec<bool> = alike.into_iter().map(|it| agreement <= it).collect();
+    let noise = noise(&gathered(&material.seen, &material.choose)?)?;
+    let noise = Composer::new(milan)?.candidates(&milan.perceive(&noise)?)?;
+    for (it, unit) in noise.iter().zip(&material.choose) {
+        let area = material.seen[unit.site].area(unit.row);
+        let chosen = milan::choose(it, &terms, 3);
+        for place in 0..chosen.len() {
+            xs.push(confidence_terms(&chosen, place, it, area, &terms));
+            ys.push(false);
+        }
+    }
+    let confidence = Logistic::fit(&xs, &ys);
 
     // Would a person name it? Phrases that were said of enough units, against all units of the network.
     let phrases: Vec<&str> = milan
@@ -91,6 +120,17 @@ pub fn calibrate(
             );
         }
     }
-    contents.settings.evidence = Logistic::fit(&xs, &ys);
-    Ok(())
+    Ok(Fitted { terms, confidence, evidence: Logistic::fit(&xs, &ys) })
+}
+
+/// Of units that fire on nothing in particular, a [tenth](NOISE) as many as there are units `(units, k, features)`: each
+/// region is one of another unit.
+fn noise(features: &Tensor) -> candle_core::Result<Tensor> {
+    let (n, k, _) = features.dims3()?;
+    let region = |rank: usize| {
+        let other = |unit: usize| ((unit + rank * n / k) % n) as u32;
+        let others: Vec<u32> = (0..(n / NOISE).max(1)).map(other).collect();
+        features.index_select(&Tensor::new(others, &Device::Cpu)?, 0)?.narrow(1, rank, 1)
+    };
+    Tensor::cat(&(0..k).map(region).collect::<candle_core::Result<Vec<_>>>()?, 1)
 }

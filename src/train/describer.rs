@@ -18,7 +18,9 @@ use super::speech::{self, Said};
 use super::stage::{Tensors, stage};
 use crate::Progress;
 use crate::data::Preprocess;
-use crate::describe::milan::checkpoint::{self, Contents, EncoderSettings, FORMAT, Settings};
+use crate::describe::milan::checkpoint::{
+    self, Contents, EncoderSettings, FORMAT, Fitted, Settings,
+};
 use crate::describe::milan::compose::TERMS;
 use crate::describe::milan::encoder::{Encoder, Resizing};
 use crate::describe::milan::logistic::Logistic;
@@ -180,6 +182,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     seen.sort();
     seen.dedup();
     let even = Logistic::fit(&[], &[]);
+    let unfitted = Fitted { terms: [1., 16., 0.4, 0.3], confidence: even.clone(), evidence: even };
     let mut contents = Contents {
         settings: Settings {
             format: FORMAT,
@@ -190,12 +193,11 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
             critics: CRITICS,
             sentence: tower,
             sentence_encoder: teacher_digest,
-            terms: [1., 16., 0.4, 0.3],
             lambda: 0.2,
             beam_size: BEAM.min(vocabulary.n_tokens()),
             length: LENGTH,
-            confidence: even.clone(),
-            evidence: even,
+            fitted: unfitted.clone(),
+            fitted_full: unfitted,
         },
         words: vocabulary.words().to_vec(),
         pieces,
@@ -203,7 +205,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         seen,
         tensors,
     };
-    calibrate(&mut contents, &material, &teacher, progress)?;
+    calibrate(&mut contents, &material, &config.sentence_encoder, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
     let card = card(&contents, &material, &names, config);
@@ -278,8 +280,11 @@ fn card(contents: &Contents, material: &Material, named: &[Named], config: &Conf
     let name = |path: &Path| {
         path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let terms: Vec<String> =
-        TERMS.iter().zip(settings.terms).map(|(term, weight)| format!("{weight} {term}")).collect();
+    let terms: Vec<String> = TERMS
+        .iter()
+        .zip(settings.fitted.terms)
+        .map(|(term, weight)| format!("{weight} {term}"))
+        .collect();
     format!(
         "# A describer of units\n\n\
          Describes what the units of a vision model fire on, in English, from photographs.\n\n\

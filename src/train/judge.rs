@@ -142,7 +142,7 @@ pub fn candidates(
         progress("describing", found.len(), units.len())?;
         let parts = some.par_chunks(16).map(|units| {
             let perceived = milan.perceive(&gathered(seen, units)?)?;
-            composer.candidates(&perceived.units, &perceived.regions)
+            composer.candidates(&perceived)
         });
         found.extend(parts.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten());
     }

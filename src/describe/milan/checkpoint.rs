@@ -20,7 +20,7 @@ use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";
@@ -38,13 +38,21 @@ pub struct Settings {
     pub sentence: sentence::Sizes,
     /// sha256 of the weights of the sentence encoder that taught the sentence tower.
     pub sentence_encoder: String,
-    /// How much each of [`compose::TERMS`] counts.
-    pub terms: compose::TermWeights,
     /// The λ of the paper's method, and its beam.
     pub lambda: f64,
     pub beam_size: usize,
     /// The longest sentence, in tokens.
     pub length: usize,
+    /// Where the sentence tower understands sentences, and where the encoder that taught it does.
+    pub fitted: Fitted,
+    pub fitted_full: Fitted,
+}
+
+/// What was fitted to units that nothing was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fitted {
+    /// How much each of [`compose::TERMS`] counts.
+    pub terms: compose::TermWeights,
     /// That a person would agree, from [`super::confidence_terms`].
     pub confidence: Logistic,
     /// That a person would name a phrase, from [`super::evidence_terms`].

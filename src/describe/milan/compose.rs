@@ -21,7 +21,7 @@ use super::decode::{Sentence, best_of};
 use super::phrases::CONNECTIVES;
 use super::sentence::Sum;
 use super::vocab::{Indexing, tokenize};
-use super::{Milan, Speech};
+use super::{Milan, Perceived, Speech};
 
 /// Phrases that are joined, for each unit.
 const PHRASES: usize = 14;
@@ -60,6 +60,8 @@ pub struct Candidates {
     pub list: Vec<Candidate>,
     /// Of the probabilities of all phrases, in nats: how undecided the critic is.
     pub entropy: f32,
+    /// [How alike](super::Perceived::coherence) the unit's regions are.
+    pub coherence: f32,
 }
 
 /// Everything that composing needs, prepared once.
@@ -110,12 +112,9 @@ impl<'a> Composer<'a> {
         Ok((softmax(&logits, D::Minus1)?.matmul(&self.vectors)?, log_p))
     }
 
-    /// Candidates for some units: their vectors from each critic `(units, common)`, and their regions.
-    pub fn candidates(
-        &self,
-        units: &[Tensor],
-        regions: &Regions,
-    ) -> anyhow::Result<Vec<Candidates>> {
+    /// Candidates for some units.
+    pub fn candidates(&self, perceived: &Perceived) -> anyhow::Result<Vec<Candidates>> {
+        let Perceived { units, coherence, regions } = perceived;
         let scores = self.phrase_scores(units)?;
         let (expected, log_p) = self.expected(units)?;
         let expected = expected.broadcast_sub(&self.background)?;
@@ -135,8 +134,9 @@ impl<'a> Composer<'a> {
         for (candidates, log_p) in read.iter_mut().zip(log_p) {
             candidates.iter_mut().zip(log_p).for_each(|(it, log_p)| it.terms[2] = log_p);
         }
-        let both = read.into_iter().zip(entropy);
-        Ok(both.map(|(list, entropy)| Candidates { list, entropy }).collect())
+        let units = read.into_iter().zip(entropy).zip(coherence);
+        let one = |((list, entropy), &coherence)| Candidates { list, entropy, coherence };
+        Ok(units.map(one).collect())
     }
 
     /// The best sentences for one unit by critic and agreement; `order` says how good each phrase is.

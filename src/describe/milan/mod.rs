@@ -43,7 +43,7 @@ use crate::model::run::Network;
 use crate::unit::Reading;
 use crate::{inconclusive, usage};
 use captioner::{Captioner, Regions};
-use checkpoint::{Contents, Settings};
+use checkpoint::{Contents, Fitted, Settings};
 use compose::{Candidate, Candidates, Composer, TermWeights};
 use critic::{Critic, mean_score, texts_of, units_of};
 use decode::Speaker;
@@ -130,6 +130,9 @@ impl Speech {
 pub struct Perceived {
     /// From each critic `(units, common)`.
     pub units: Vec<Tensor>,
+    /// For each unit how alike its regions are to the critics: the length of the mean of the vectors, of length 1,
+    /// that they make of each alone.
+    pub coherence: Vec<f32>,
     pub regions: Regions,
 }
 
@@ -190,8 +193,7 @@ impl Milan {
         Ok(milan)
     }
 
-    /// Lets the full sentence encoder understand phrases, and the sentences that are chosen among. How sure
-    /// descriptions and evidence are was fitted with the small one. Errs where the folder holds another
+    /// Lets the full sentence encoder understand phrases, and the sentences that are chosen among. Errs where the folder holds another
     /// encoder than the one that the small one was taught by.
     pub fn listen_with(&mut self, folder: &Path) -> anyhow::Result<()> {
         if !self.understands(folder)? {
@@ -210,6 +212,14 @@ impl Milan {
         Ok(minilm::digest(folder)? == self.settings.sentence_encoder)
     }
 
+    /// What was fitted with what understands sentences now.
+    pub fn fitted(&self) -> &Fitted {
+        match self.listener {
+            Some(_) => &self.settings.fitted_full,
+            None => &self.settings.fitted,
+        }
+    }
+
     /// Vectors of length 1, `(texts, sentence)`.
     pub fn encode(&self, texts: &[&str]) -> anyhow::Result<Tensor> {
         match &self.listener {
@@ -226,8 +236,13 @@ impl Milan {
     /// Looks with critics and captioner at features `(units, k, features)` as the encoder gave them.
     pub fn perceive(&self, features: &Tensor) -> anyhow::Result<Perceived> {
         let features = self.standard(features)?;
+        let (n, k, _) = features.dims3()?;
+        let length = |alone: Tensor| alone.reshape((n, k, ()))?.mean(1)?.sqr()?.sum(1)?.sqrt();
+        let alone = units_of(&self.critics, &alone(&features)?)?.into_iter().map(length);
+        let alone = alone.collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Perceived {
             units: units_of(&self.critics, &features)?,
+            coherence: Tensor::stack(&alone, 0)?.mean(0)?.to_vec1()?,
             regions: self.speech.regions(&features, &mut Noise::none())?,
         })
     }
@@ -242,7 +257,7 @@ impl Milan {
         let units: Vec<usize> = (0..seen.n_units).collect();
         let read = |units: &[usize]| {
             let perceived = self.perceive(&seen.features(units)?)?;
-            let candidates = composer.candidates(&perceived.units, &perceived.regions)?;
+            let candidates = composer.candidates(&perceived)?;
             let readings = candidates.iter().zip(units);
             let readings = readings.map(|(it, &unit)| self.readings(it, seen.area(unit)));
             Ok(readings.collect())
@@ -258,11 +273,11 @@ impl Milan {
     }
 
     fn readings(&self, candidates: &Candidates, area: f32) -> Vec<Reading> {
-        let chosen = choose(candidates, &self.settings.terms, MAX_READINGS);
+        let Fitted { terms: weights, confidence, .. } = self.fitted();
+        let chosen = choose(candidates, weights, MAX_READINGS);
         let reading = |(at, it): (usize, &&Candidate)| {
-            let terms =
-                confidence_terms(&chosen, at, candidates.entropy, area, &self.settings.terms);
-            let confidence = self.settings.confidence.probability(&terms);
+            let terms = confidence_terms(&chosen, at, candidates, area, weights);
+            let confidence = confidence.probability(&terms);
             Reading { text: capitalised(&it.text), confidence }
         };
         let mut readings: Vec<Reading> = chosen.iter().enumerate().map(reading).collect();
@@ -280,7 +295,7 @@ impl Milan {
         let scores = self.scores(seen, phrases)?;
         let means: Vec<f32> = (0..phrases.len()).map(|at| mean_of(&scores, at)).collect();
         let probability = |(&score, &mean): (&f32, &f32)| {
-            self.settings.evidence.probability(&evidence_terms(score, mean))
+            self.fitted().evidence.probability(&evidence_terms(score, mean))
         };
         Ok(scores.iter().map(|it| it.iter().zip(&means).map(probability).collect()).collect())
     }
@@ -299,8 +314,8 @@ impl Milan {
             .collect();
         let scores = parts.par_iter().map(|(seen, units)| {
             let features = self.standard(&seen.features(units)?)?;
-            let alone = features.flatten(0, 1)?.unsqueeze(1)?; // (units · k, 1, features)
-            let alone = mean_score(&self.critics, &units_of(&self.critics, &alone)?, &texts)?;
+            let alone = units_of(&self.critics, &alone(&features)?)?;
+            let alone = mean_score(&self.critics, &alone, &texts)?;
             let likelihood = alone.exp()?.reshape((units.len(), seen.k, ()))?.mean(1)?;
             Ok(likelihood.log()?.to_vec2::<f32>()?)
         });
@@ -310,6 +325,11 @@ impl Milan {
 
 /// Told how many units were described since it was last told.
 pub type Tick<'a> = &'a dyn Fn(usize) -> anyhow::Result<()>;
+
+/// Features `(units, k, features)` as if each region were a unit, `(units · k, 1, features)`.
+fn alone(features: &Tensor) -> candle_core::Result<Tensor> {
+    features.flatten(0, 1)?.unsqueeze(1)
+}
 
 /// Each feature less its mean, in standard deviations, cut at 6 on either side.
 pub fn standard(features: &Tensor, mean: &Tensor, std: &Tensor) -> candle_core::Result<Tensor> {
@@ -333,18 +353,19 @@ pub fn choose<'a>(candidates: &'a Candidates, terms: &TermWeights, n: usize) -> 
 
 /// What the confidence in a chosen sentence rests on: its score, how far it is above the next that says
 /// something else (below the best, if it is not the best), the critics' own score, how undecided they are
-/// among all phrases, and the logarithm of the masks' area.
+/// among all phrases, how alike the regions are, and the logarithm of the masks' area.
 pub fn confidence_terms(
     chosen: &[&Candidate],
     at: usize,
-    entropy: f32,
+    candidates: &Candidates,
     area: f32,
     weights: &TermWeights,
 ) -> Vec<f64> {
     let score = |at: usize| chosen[at].score(weights);
     let rival = if at == 0 { 1.min(chosen.len() - 1) } else { 0 };
     let gap = score(at) - score(rival);
-    let terms = [score(at), gap, chosen[at].terms[0], entropy, (area + 1e-3).ln()];
+    let Candidates { entropy, coherence, .. } = *candidates;
+    let terms = [score(at), gap, chosen[at].terms[0], entropy, coherence, (area + 1e-3).ln()];
     terms.map(f64::from).to_vec()
 }
 

@@ -36,9 +36,9 @@ struct Stored {
     texts: Vec<String>,
     /// Of how many units each was said.
     n_units: Vec<u32>,
-    /// For each connective but the first the words that were seen before and behind it.
-    before: Vec<BTreeSet<String>>,
-    behind: Vec<BTreeSet<String>>,
+    /// For each connective but the first what it was seen to join: the stems of the word before it and of the [head]
+    /// of what follows.
+    joined: Vec<BTreeSet<(String, String)>>,
 }
 
 impl From<Stored> for Phrases {
@@ -66,15 +66,18 @@ impl Phrases {
             begins: usize,
             ends: usize,
         }
-        let function_words: BTreeSet<&str> = FUNCTION_WORDS.split_whitespace().collect();
-        let is_function = |word: &String| function_words.contains(word.as_str());
         let empty_words: BTreeSet<&str> = EMPTY_WORDS.split_whitespace().collect();
         let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-        let mut follows: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut joined = vec![BTreeSet::new(); CONNECTIVES.len() - 1];
         for (unit, sentences) in units.iter().enumerate() {
             for clause in sentences.iter().flat_map(|sentence| clauses(sentence)) {
-                for pair in clause.windows(2) {
-                    *follows.entry((pair[0].clone(), pair[1].clone())).or_default() += 1;
+                for (at, word) in clause.iter().enumerate().skip(1) {
+                    let Some(connective) = CONNECTIVES[1..].iter().position(|it| it == word) else {
+                        continue;
+                    };
+                    if let Some(head) = head(&clause[at + 1..]) {
+                        joined[connective].insert((stem(&clause[at - 1]), stem(head)));
+                    }
                 }
                 for (from, to) in runs(clause.len()) {
                     let run = &clause[from..to];
@@ -99,21 +102,7 @@ impl Phrases {
         });
         let (texts, n_units) =
             seen.into_iter().map(|(text, it)| (text, it.units.len() as u32)).unzip();
-        let beside = |connective: &str, least: usize, before: bool| {
-            let pairs = follows.iter().filter(|(_, n)| least <= **n);
-            let words = pairs.filter_map(|((a, b), _)| match before {
-                true => (b == connective).then(|| a.clone()),
-                false => (a == connective).then(|| b.clone()),
-            });
-            words.collect()
-        };
-        let joining = &CONNECTIVES[1..];
-        Phrases::from(Stored {
-            texts,
-            n_units,
-            before: joining.iter().map(|it| beside(it, 3, true)).collect(),
-            behind: joining.iter().map(|it| beside(it, 1, false)).collect(),
-        })
+        Phrases::from(Stored { texts, n_units, joined })
     }
 
     pub fn texts(&self) -> &[String] {
@@ -145,8 +134,8 @@ impl Phrases {
             return false;
         }
         let Some(joining) = connective.checked_sub(1) else { return true };
-        first.last().is_some_and(|word| self.stored.before[joining].contains(word))
-            && second.first().is_some_and(|word| self.stored.behind[joining].contains(word))
+        let (Some(before), Some(head)) = (first.last(), head(second)) else { return false };
+        self.stored.joined[joining].contains(&(stem(before), stem(head)))
     }
 
     pub fn join(&self, a: usize, connective: usize, b: usize) -> String {
@@ -162,12 +151,24 @@ pub fn words(text: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Stems of words without function words (Snowball's English).
+/// Stems of words without function words.
 pub fn stems(words: &[String]) -> BTreeSet<String> {
-    let stemmer = Stemmer::create(Algorithm::English);
-    let meaningful =
-        words.iter().filter(|word| !FUNCTION_WORDS.split_whitespace().any(|it| it == *word));
-    meaningful.map(|word| stemmer.stem(word).into_owned()).collect()
+    words.iter().filter(|word| !is_function(word)).map(|word| stem(word)).collect()
+}
+
+/// Snowball's English.
+fn stem(word: &str) -> String {
+    Stemmer::create(Algorithm::English).stem(word).into_owned()
+}
+
+fn is_function(word: &str) -> bool {
+    FUNCTION_WORDS.split_whitespace().any(|it| it == word)
+}
+
+/// What a phrase is of: "animals" in "the brown animals with horns".
+fn head(words: &[String]) -> Option<&String> {
+    let mut words = words.iter().skip_while(|word| is_function(word));
+    words.by_ref().take_while(|word| !is_function(word)).last()
 }
 
 fn clauses(sentence: &str) -> Vec<Vec<String>> {
@@ -229,6 +230,8 @@ mod tests {
         assert!(phrases.may_join(nose, 0, grass));
         assert!(!phrases.may_join(place("animals"), 0, nose), "a word twice");
         assert!(!phrases.may_join(grass, 3, nose), "nobody said so");
+        assert!(phrases.may_join(place("heads"), 2, place("dogs")));
+        assert!(!phrases.may_join(place("heads"), 2, place("animals")), "only of noses");
         assert_eq!(phrases.join(nose, 1, grass), "nose of animals with green grass");
         let text = serde_json::to_string(&phrases).unwrap();
         assert_eq!(serde_json::from_str::<Phrases>(&text).unwrap(), phrases);

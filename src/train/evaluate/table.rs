@@ -1,0 +1,124 @@
+//! The tables for people.
+
+use std::fmt::Write;
+
+use super::{Calibration, Evaluation, Method};
+use crate::report::{new_table, right};
+
+/// Of the tables, in columns of text.
+const WIDTH: usize = 100;
+
+/// The tables for people.
+pub fn table(found: &Evaluation) -> String {
+    let mut text = format!("{} units that training never saw\n\n", found.units);
+    let number = |it: f64| if it.is_nan() { "-".to_owned() } else { format!("{it:.3}") };
+    let maybe = |it: Option<f64>| it.map_or("-".to_owned(), number);
+
+    let mut methods =
+        new_table(WIDTH, &["method", "same layer", "all", "words: same", "all", "similarity"]);
+    for Method { name, quality: it } in &found.methods {
+        let (a, b) = (it.specificity, it.word_specificity);
+        let numbers = [a.same_layer, a.all, b.same_layer, b.all, it.similarity].map(number);
+        methods.add_row([vec![(*name).to_owned()], numbers.to_vec()].concat());
+    }
+    right(&mut methods, 1..6);
+    let full = found.critic_full.map(|it| ("with the full sentence encoder", it));
+    for (name, it) in [("the critic itself", found.critic)].into_iter().chain(full) {
+        methods.add_row(vec![name.into(), number(it.same_layer), number(it.all)]);
+    }
+    let _ = writeln!(
+        text,
+        "Specificity: how often a description is closer to its own unit's people\n{methods}\n"
+    );
+
+    let mut concepts = new_table(
+        WIDTH,
+        &[
+            "concept",
+            "≥1 say",
+            "AUROC",
+            "precision",
+            "recall",
+            "≥2 say",
+            "AUROC",
+            "precision",
+            "recall",
+            "a person",
+        ],
+    );
+    for it in &found.concepts {
+        concepts.add_row(vec![
+            it.name.to_owned(),
+            it.units_any.to_string(),
+            maybe(it.auroc_any),
+            maybe(it.precision_any),
+            maybe(it.recall_any),
+            it.units_majority.to_string(),
+            maybe(it.auroc_majority),
+            maybe(it.precision_majority),
+            maybe(it.recall_majority),
+            maybe(it.auroc_one_person),
+        ]);
+    }
+    right(&mut concepts, 1..10);
+    let _ = writeln!(
+        text,
+        "AUROC of the critic, and of one person for what all the others named; precision and recall of the sentences\n{concepts}\n"
+    );
+
+    let calibration = &found.calibration;
+    let mut bins = new_table(WIDTH, &["units", "confidence", "agreed"]);
+    for it in &calibration.bins {
+        bins.add_row(vec![it.n.to_string(), number(it.confidence), number(it.agreed)]);
+    }
+    right(&mut bins, 0..3);
+    let sure = |it: &Calibration| {
+        format!("expected calibration error {}, AUROC {}", number(it.ece), maybe(it.auroc))
+    };
+    let full = found.calibration_full.as_ref();
+    let full =
+        full.map_or(String::new(), |it| format!("\nwith the full sentence encoder: {}", sure(it)));
+    let _ = writeln!(
+        text,
+        "Confidence: {}\n{bins}{full}\n\nBLEU-4 {}",
+        sure(calibration),
+        number(found.bleu)
+    );
+    if !found.overlap.is_empty() {
+        let header = [
+            "phrase",
+            "regions",
+            "best IoU",
+            "wanted",
+            "units",
+            "AUROC",
+            "average precision",
+            "half",
+            "other half",
+        ];
+        let mut overlap = new_table(WIDTH, &header);
+        for it in &found.overlap {
+            overlap.add_row(vec![
+                it.phrase.clone(),
+                it.regions.to_string(),
+                number(it.best),
+                it.truth.to_owned(),
+                it.units_true.to_string(),
+                maybe(it.auroc),
+                maybe(it.average_precision),
+                maybe(it.auroc_half),
+                maybe(it.auroc_other_half),
+            ]);
+        }
+        right(&mut overlap, 1..3);
+        right(&mut overlap, 4..9);
+        let _ = writeln!(
+            text,
+            "\nDoes the critic find the units of {} that fire on regions of a name?\n{overlap}\n\
+             half: how well it finds those that overlap most with half of the pictures' regions; other half: how well\n\
+             the overlap with the other half does.",
+            found.overlap[0].network
+        );
+    }
+    text
+}
