@@ -161,7 +161,6 @@ fn the_describer_knows_planted_units_and_drawn_pictures() {
     let planted = found["drawn"]["planted"].as_array().unwrap();
     for (kind, labels, milan) in [
         ("colour", 4, 4),
-        ("shape", 0, 1),
         ("text", 2, 2),
         ("face", 1, 1),
         ("or", 1, 1),

@@ -24,7 +24,7 @@ use super::vocab::{Indexing, tokenize};
 use super::{Milan, Perceived, Speech};
 
 /// Phrases that are joined, for each unit.
-const PHRASES: usize = 14;
+const PHRASES: usize = 20;
 /// Candidates that the captioner reads, for each unit.
 const READ: usize = 32;
 /// How much of the expected vector of any unit is taken off.
