@@ -70,29 +70,25 @@ fn fit(
     }
     let terms = best.1;
 
-    // Would a person agree? As much as people do with each other, in the middle.
+    // Would a person agree? As much as people do with each other, in the middle; of noise nobody would.
     let agreement = people.agreement_among_people();
+    let noise = noise(&gathered(&material.seen, &material.choose)?)?;
+    let noise = Composer::new(milan)?.candidates(&milan.perceive(&noise)?)?;
+    let units = material.choose.iter().chain(&material.choose);
     let (mut xs, mut said) = (vec![], vec![]);
-    for (at, (it, unit)) in candidates.iter().zip(&material.choose).enumerate() {
+    for (at, (it, unit)) in candidates.iter().chain(&noise).zip(units).enumerate() {
         let area = material.seen[unit.site].area(unit.row);
         let chosen = milan::choose(it, &terms, 3);
         for place in 0..chosen.len() {
             xs.push(confidence_terms(&chosen, place, it, area, &terms));
-            said.push((at, chosen[place].text.as_str()));
+            if at < candidates.len() {
+                said.push((at, chosen[place].text.as_str()));
+            }
         }
     }
     let alike = people.similarities(&said, teacher)?;
     let mut ys: Vec<bool> = alike.into_iter().map(|it| agreement <= it).collect();
-    let noise = noise(&gathered(&material.seen, &material.choose)?)?;
-    let noise = Composer::new(milan)?.candidates(&milan.perceive(&noise)?)?;
-    for (it, unit) in noise.iter().zip(&material.choose) {
-        let area = material.seen[unit.site].area(unit.row);
-        let chosen = milan::choose(it, &terms, 3);
-        for place in 0..chosen.len() {
-            xs.push(confidence_terms(&chosen, place, it, area, &terms));
-            ys.push(false);
-        }
-    }
+    ys.resize(xs.len(), false);
     let confidence = Logistic::fit(&xs, &ys);
 
     // Would a person name it? Phrases that were said of enough units, against all units of the network.
