@@ -22,9 +22,9 @@ use markup::{Html, markup};
 use super::Report;
 use super::table::word;
 
-const PAGE: &str = include_str!("html/page.html");
-const STYLE: &str = include_str!("html/style.css");
-const SCRIPT: &str = include_str!("html/script.js");
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
 
 /// `report.html`. `pictures` has a JPEG for units by name, such as `layer4.1:37`; none is needed.
 pub fn html(report: &Report, pictures: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<String> {
