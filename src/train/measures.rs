@@ -93,6 +93,12 @@ pub fn dot(a: &[(usize, f32)], b: &[(usize, f32)]) -> f32 {
     sum as f32
 }
 
+/// Of those that there are.
+pub fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.flatten().collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 /// The area under the ROC curve, 0..=1, where equal scores count half; `None` with one class only.
 ///
 /// From the rank sum of the true ones (Mann and Whitney 1947).

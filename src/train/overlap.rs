@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::features::Looker;
-use super::measures::{auroc, average_precision};
+use super::measures::{auroc, average_precision, mean};
 use super::regions::Regions;
 use super::source::Source;
 use crate::Progress;
@@ -187,12 +187,6 @@ impl Truth {
         };
         ious.iter().map(|it| least < *it).collect()
     }
-}
-
-/// Those that there are.
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let values: Vec<f64> = values.flatten().collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Some of the parts of the pictures, a bit each.

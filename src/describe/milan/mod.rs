@@ -193,8 +193,8 @@ impl Milan {
         Ok(milan)
     }
 
-    /// Lets the full sentence encoder understand phrases, and the sentences that are chosen among. Errs where the folder holds another
-    /// encoder than the one that the small one was taught by.
+    /// Lets the full sentence encoder understand phrases, and the sentences that are chosen among. Errs where the
+    /// folder holds another encoder than the one that the small one was taught by.
     pub fn listen_with(&mut self, folder: &Path) -> anyhow::Result<()> {
         if !self.understands(folder)? {
             return Err(usage!(

@@ -29,6 +29,8 @@ pub struct Phrases {
     words: Vec<Vec<String>>,
     /// Of the words that carry meaning.
     stems: Vec<BTreeSet<String>>,
+    /// The stems of the last word and of the [head]: what a connective behind or before it joins.
+    ends: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +47,9 @@ impl From<Stored> for Phrases {
     fn from(stored: Stored) -> Phrases {
         let words: Vec<Vec<String>> = stored.texts.iter().map(|text| words(text)).collect();
         let stems = words.iter().map(|words| stems(words)).collect();
-        Phrases { stored, words, stems }
+        let stemmed = |word: Option<&String>| word.map_or(String::new(), |it| stem(it));
+        let ends = words.iter().map(|it| (stemmed(it.last()), stemmed(head(it)))).collect();
+        Phrases { stored, words, stems, ends }
     }
 }
 
@@ -134,8 +138,8 @@ impl Phrases {
             return false;
         }
         let Some(joining) = connective.checked_sub(1) else { return true };
-        let (Some(before), Some(head)) = (first.last(), head(second)) else { return false };
-        self.stored.joined[joining].contains(&(stem(before), stem(head)))
+        let (before, head) = (&self.ends[a].0, &self.ends[b].1);
+        self.stored.joined[joining].contains(&(before.clone(), head.clone()))
     }
 
     pub fn join(&self, a: usize, connective: usize, b: usize) -> String {

@@ -12,7 +12,7 @@ pub(super) fn rules(report: &Report) -> Html {
     report.rules.iter().map(|it| rule(report, it)).collect()
 }
 
-pub(super) fn rule(report: &Report, rule: &RuleReport) -> Html {
+fn rule(report: &Report, rule: &RuleReport) -> Html {
     let (limits, observed) = (&rule.limits, &rule.observed);
     let at_most = |limit: Option<String>| match limit {
         Some(limit) => format!("at most {limit}"),
@@ -81,7 +81,7 @@ pub(super) fn rule(report: &Report, rule: &RuleReport) -> Html {
 }
 
 /// Units that a rule matches.
-pub(super) fn matching(report: &Report, label: &str, units: &[UnitReport]) -> Html {
+fn matching(report: &Report, label: &str, units: &[UnitReport]) -> Html {
     if units.is_empty() {
         return Html::default();
     }

@@ -66,7 +66,7 @@ pub(super) fn head(report: &Report) -> Html {
 }
 
 /// Why the verdict is what it is, a line a cause.
-pub(super) fn why(report: &Report) -> Vec<String> {
+fn why(report: &Report) -> Vec<String> {
     if !report.why.is_empty() {
         return report.why.clone();
     }

@@ -131,7 +131,7 @@ pub(super) fn accuracy(report: &Report) -> Html {
     card(body)
 }
 
-pub(super) fn classes_table(label: &str, classes: &[Class], edited: bool, plotted: bool) -> Html {
+fn classes_table(label: &str, classes: &[Class], edited: bool, plotted: bool) -> Html {
     let mut columns = vec![("class", ""), ("pictures", "number")];
     match edited {
         true => columns.extend([("before", "number"), ("after", "number"), ("points", "number")]),

@@ -7,7 +7,7 @@ use crate::describe::milan::Milan;
 use crate::describe::milan::look::Seen;
 use crate::train::annotations::Annotated;
 use crate::train::features::starts;
-use crate::train::measures::{auroc, precision_recall};
+use crate::train::measures::{auroc, mean, precision_recall};
 
 /// Something that people name: does the critic find its units, do the sentences name it?
 #[derive(Debug, Serialize)]
@@ -105,8 +105,7 @@ fn one_person_finds(units: &[Annotated], pattern: &Regex) -> Option<f64> {
         auroc(&says, &wanted)
     };
     let most = named.iter().map(Vec::len).max()?;
-    let found: Vec<f64> = (0..most).filter_map(finds).collect();
-    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
+    mean((0..most).map(finds))
 }
 
 #[cfg(test)]
