@@ -17,6 +17,9 @@ fn report(folder: &Path) -> Value {
     .unwrap()
 }
 
+/// The day of the recorded reports.
+const DAY: &str = "2026-11-26";
+
 /// What is the same on every machine.
 fn without_time(report: &Value) -> String {
     let mut report = report.clone();
@@ -30,7 +33,7 @@ fn without_time(report: &Value) -> String {
 #[test]
 fn an_audit_finds_the_units_that_read_text() {
     let (folder, _) = planted_files();
-    let ran = run("milan-audit", folder.path(), &["--policy", "text"]);
+    let ran = run("milan-audit", folder.path(), &["--policy", "text", "--today", DAY]);
     assert_eq!((ran.code, ran.stderr.as_str()), (1, "violated: text: 43 units found, 0 allowed\n"));
     check_file("reports/planted-audit.txt", &ran.stdout);
     check_file("reports/planted-audit.json", &without_time(&report(folder.path())));
@@ -190,11 +193,8 @@ fn an_edit_takes_the_letters_away_and_nothing_else() {
 #[test]
 fn an_edit_by_description_is_reported_in_full() {
     let (folder, _) = planted_files();
-    let ran = run(
-        "milan-edit",
-        folder.path(),
-        &["--delete-matching", "text", "--order", "importance", "--max-units", "4"],
-    );
+    let by = ["--delete-matching", "text", "--order", "importance", "--max-units", "4"];
+    let ran = run("milan-edit", folder.path(), &[&by[..], &["--today", DAY]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     check_file("reports/planted-edit.txt", &ran.stdout);
     check_file("reports/planted-edit.json", &without_time(&report(folder.path())));
