@@ -12,6 +12,7 @@ use crate::describe::milan::checkpoint::{Contents, Fitted};
 use crate::describe::milan::compose::Composer;
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
+use crate::describe::milan::phrases::n_words;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
 
 /// For so many units one that fires on nothing in particular, and of which no sentence is right.
@@ -97,7 +98,7 @@ fn fit(
         .texts()
         .iter()
         .zip(milan.phrases.n_units())
-        .filter(|(text, n)| 25 <= **n && !text.contains(' '))
+        .filter(|(text, n)| 25 <= **n && n_words(&milan::phrases::words(text)) == 1)
         .map(|(text, _)| text.as_str())
         .collect();
     let everything = milan.scores(&material.seen, &phrases)?;

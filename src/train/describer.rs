@@ -1,6 +1,7 @@
 //! Trains a describer: encoder features, sentence tower, critics, captioner and language model, and how
 //! sure a description is. Each stage is kept in the work folder and not done twice.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,7 +31,7 @@ use crate::describe::milan::phrases::Phrases;
 use crate::describe::milan::sentence::{self as tower, Sentences};
 use crate::describe::milan::vocab::{Indexing, Vocabulary, tokenize};
 use crate::describe::milan::{self, captioner, critic as asked, lm};
-use crate::files::write_whole;
+use crate::files::{sha256, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
 use crate::weights::Weights;
@@ -90,17 +91,20 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
 
     // What people say.
     let texts: Vec<Vec<String>> = learn.iter().map(|it| it.texts.clone()).collect();
-    let phrases = Phrases::gather(&texts);
+    let pieces = teacher.pieces().list().to_vec();
+    let known: BTreeSet<&str> = pieces.iter().map(String::as_str).collect();
+    let phrases = Phrases::gather(&texts, &|word| known.contains(word));
+    let phrases_json = serde_json::to_string(&phrases)?;
     let vocabulary = vocabulary(&texts);
     let inputs = format!(
-        "{} {inputs} {} {teacher_digest} {}",
+        "{} {inputs} {} {teacher_digest} {} {}",
         env!("CARGO_PKG_VERSION"),
         looker.inputs,
+        sha256(phrases_json.as_bytes()),
         config.seed
     ) + trained_on(&config.device);
 
     // The sentence tower.
-    let pieces = teacher.pieces().list().to_vec();
     let tower = tower::Sizes { piece: PIECE, hidden: HIDDEN, sentence: teacher.hidden_size() };
     let sentence_inputs = format!("{inputs} {tower:?}");
     let sentence_tensors = stage(&work, "sentence", &sentence_inputs, || {
@@ -201,7 +205,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         },
         words: vocabulary.words().to_vec(),
         pieces,
-        phrases: serde_json::to_string(&phrases)?,
+        phrases: phrases_json,
         seen,
         tensors,
     };

@@ -9,7 +9,7 @@
 //!   less most of what is expected of any unit. It is the minimum-risk choice (Kumar and Byrne 2004) where
 //!   the loss is one less the cosine: a sentence near to everything that could be right;
 //! - the captioner: `log p(d|E)`, for sentences that people would write;
-//! - the number of words.
+//! - the number of words, without articles.
 
 use anyhow::Context;
 use candle_core::{D, Device, IndexOp, Tensor};
@@ -18,7 +18,7 @@ use candle_nn::ops::softmax;
 use super::captioner::Regions;
 use super::critic::{mean_score, texts_of};
 use super::decode::{Sentence, best_of};
-use super::phrases::CONNECTIVES;
+use super::phrases::{CONNECTIVES, n_words, words};
 use super::sentence::Sum;
 use super::vocab::{Indexing, tokenize};
 use super::{Milan, Perceived, Speech};
@@ -186,7 +186,7 @@ impl<'a> Composer<'a> {
         let rows = texts.into_iter().zip(terms).zip(vectors.to_vec2()?);
         let candidate = |((text, (critic, agreement)), vector): ((&str, _), _)| Candidate {
             text: text.to_owned(),
-            terms: [critic, agreement, 0., text.split(' ').count() as f32],
+            terms: [critic, agreement, 0., n_words(&words(text)) as f32],
             vector,
         };
         Ok(rows.map(candidate).collect())

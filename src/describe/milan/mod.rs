@@ -16,6 +16,7 @@ pub mod compose;
 pub mod critic;
 pub mod decode;
 pub mod encoder;
+mod grammar;
 pub mod lm;
 pub mod logistic;
 pub mod look;

@@ -5,16 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_stemmers::{Algorithm, Stemmer};
 use serde::{Deserialize, Serialize};
 
+use super::grammar::{
+    Grammar, Spelling, is_article, is_function, may_stand_inside, with_right_articles,
+};
+
 /// What joins two phrases.
 pub const CONNECTIVES: [&str; 5] = ["and", "with", "of", "on", "in"];
 
-/// Words that no phrase begins or ends with.
-const FUNCTION_WORDS: &str = "a an the of in on and or with to from by at for near around behind that \
-    which is are was be as it its this these those into over under above below between within inside \
-    along across through their his her s very other some being have has not";
 /// Words of which nothing can be learnt about a unit; no phrase has them.
-const EMPTY_WORDS: &str = "nothing something anything everything none";
-const ARTICLES: [&str; 3] = ["a", "an", "the"];
+const EMPTY_WORDS: &str = "nothing something anything everything none highlighted";
+/// A phrase of these alone says nothing, either.
+const GENERAL_WORDS: &str = "thing things object objects item items area areas region regions part \
+    parts piece pieces stuff group groups kind kinds type types set sets variety bunch multiple \
+    multiples different similar various random certain specific two three four 2 3 4 number bit bits portion portions section \
+    sections place places spot half halves";
+/// Nor do these, unless it is said of what they are.
+const RELATIVE_WORDS: &str = "top tops bottom bottoms front fronts back backs middle middles center \
+    centers centre side sides end ends left right inside outside distance rest lower upper row \
+    rows";
+/// What every unit is seen in.
+const PICTURE_WORDS: &str =
+    "picture pictures image images photo photos photograph photographs pic pics";
 
 /// The longest phrase, in words.
 const LONGEST: usize = 4;
@@ -23,7 +34,7 @@ const LONGEST_PAIR: usize = 6;
 
 /// Phrases in the order of their letters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Stored", into = "Stored")]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct Phrases {
     stored: Stored,
     words: Vec<Vec<String>>,
@@ -43,13 +54,22 @@ struct Stored {
     joined: Vec<BTreeSet<(String, String)>>,
 }
 
-impl From<Stored> for Phrases {
-    fn from(stored: Stored) -> Phrases {
-        let words: Vec<Vec<String>> = stored.texts.iter().map(|text| words(text)).collect();
-        let stems = words.iter().map(|words| stems(words)).collect();
-        let stemmed = |word: Option<&String>| word.map_or(String::new(), |it| stem(it));
-        let ends = words.iter().map(|it| (stemmed(it.last()), stemmed(head(it)))).collect();
-        Phrases { stored, words, stems, ends }
+/// Phrases that would not be gathered today are left out.
+impl TryFrom<Stored> for Phrases {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Phrases, String> {
+        let Stored { texts, n_units, joined } = stored;
+        if texts.len() != n_units.len() || joined.len() + 1 != CONNECTIVES.len() {
+            let (a, b, c) = (texts.len(), n_units.len(), joined.len());
+            return Err(format!(
+                "{a} texts, {b} numbers of units, and {c} lists of what is joined"
+            ));
+        }
+        let texts = texts.iter().map(|it| with_right_articles(it));
+        let sayable = texts.zip(n_units).filter(|it| is_sayable(&words(&it.0)));
+        let (texts, n_units) = sayable.unzip();
+        Ok(Phrases::new(Stored { texts, n_units, joined }))
     }
 }
 
@@ -60,53 +80,47 @@ impl From<Phrases> for Stored {
 }
 
 impl Phrases {
-    /// Every run of up to four words that was said of at least two units and mostly stands on its own:
-    /// between the ends of a clause and function words. One list of sentences a unit.
-    pub fn gather(units: &[Vec<String>]) -> Phrases {
-        #[derive(Default)]
-        struct Seen {
-            units: BTreeSet<usize>,
-            n: usize,
-            begins: usize,
-            ends: usize,
-        }
-        let empty_words: BTreeSet<&str> = EMPTY_WORDS.split_whitespace().collect();
-        let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    fn new(stored: Stored) -> Phrases {
+        let words: Vec<Vec<String>> = stored.texts.iter().map(|text| words(text)).collect();
+        let stems = words.iter().map(|words| stems(words)).collect();
+        let stemmed = |word: Option<&String>| word.map_or(String::new(), |it| stem(it));
+        let ends = words.iter().map(|it| (stemmed(it.last()), stemmed(head(it)))).collect();
+        Phrases { stored, words, stems, ends }
+    }
+
+    /// Every run of up to four words that was said of at least two units, mostly stands on its own (between the ends
+    /// of a clause and function words), and is a noun with what belongs to it; with the article that people put
+    /// before it. One list of sentences a unit; `is_word` knows words that are spelt right.
+    pub fn gather(units: &[Vec<String>], is_word: &dyn Fn(&str) -> bool) -> Phrases {
+        let cut = |sentences: &Vec<String>| -> Vec<Vec<String>> {
+            sentences.iter().flat_map(|sentence| clauses(sentence)).collect()
+        };
+        let units: Vec<Vec<Vec<String>>> = units.iter().map(cut).collect();
+        let spelling = Spelling::learn(&units.concat(), is_word);
+        let correct = |it: &Vec<Vec<String>>| -> Vec<Vec<String>> {
+            it.iter().map(|clause| spelling.correct(clause)).collect()
+        };
+        let units: Vec<Vec<Vec<String>>> = units.iter().map(correct).collect();
+        let grammar = Grammar::learn(&units.concat());
+        let mut runs: BTreeMap<String, Seen> = BTreeMap::new();
         let mut joined = vec![BTreeSet::new(); CONNECTIVES.len() - 1];
-        for (unit, sentences) in units.iter().enumerate() {
-            for clause in sentences.iter().flat_map(|sentence| clauses(sentence)) {
-                for (at, word) in clause.iter().enumerate().skip(1) {
-                    let Some(connective) = CONNECTIVES[1..].iter().position(|it| it == word) else {
-                        continue;
-                    };
-                    if let Some(head) = head(&clause[at + 1..]) {
-                        joined[connective].insert((stem(&clause[at - 1]), stem(head)));
-                    }
+        for (unit, clauses) in units.iter().enumerate() {
+            for clause in clauses {
+                for (connective, joins) in joins(clause) {
+                    joined[connective].insert(joins);
                 }
-                for (from, to) in runs(clause.len()) {
-                    let run = &clause[from..to];
-                    // As in "ball a kid", where something was left out.
-                    let gap = run
-                        .windows(2)
-                        .any(|pair| ARTICLES.contains(&pair[1].as_str()) && !is_function(&pair[0]));
-                    if gap || is_function(&run[0]) || is_function(&run[run.len() - 1]) {
-                        continue;
-                    }
-                    let seen = seen.entry(run.join(" ")).or_default();
-                    seen.units.insert(unit);
-                    seen.n += 1;
-                    seen.begins += usize::from(from == 0 || is_function(&clause[from - 1]));
-                    seen.ends += usize::from(to == clause.len() || is_function(&clause[to]));
-                }
+                count_runs(clause, unit, &mut runs);
             }
         }
-        seen.retain(|text, it| {
-            let whole = it.n <= 2 * it.ends && 2 * it.n <= 5 * it.begins;
-            2 <= it.units.len() && whole && !text.split(' ').any(|it| empty_words.contains(it))
-        });
-        let (texts, n_units) =
-            seen.into_iter().map(|(text, it)| (text, it.units.len() as u32)).unzip();
-        Phrases::from(Stored { texts, n_units, joined })
+        let mut kept: BTreeMap<String, u32> = BTreeMap::new();
+        for (text, seen) in runs {
+            let run = words(&text);
+            if seen.is_whole() && is_sayable(&run) && grammar.is_sound(&run) {
+                kept.insert(grammar.with_article(&run), seen.units.len() as u32);
+            }
+        }
+        let (texts, n_units) = kept.into_iter().unzip();
+        Phrases::new(Stored { texts, n_units, joined })
     }
 
     pub fn texts(&self) -> &[String] {
@@ -128,7 +142,7 @@ impl Phrases {
         let (first, second) = (&self.words[a], &self.words[b]);
         let joint = CONNECTIVES[connective];
         let repeats = |words: &[String]| words.iter().any(|word| word == joint);
-        if LONGEST_PAIR < first.len() + second.len()
+        if LONGEST_PAIR < n_words(first) + n_words(second)
             || self.stems[a].is_empty()
             || self.stems[b].is_empty()
             || !self.stems[a].is_disjoint(&self.stems[b])
@@ -147,6 +161,76 @@ impl Phrases {
     }
 }
 
+/// How a run of words was met.
+#[derive(Default)]
+struct Seen {
+    units: BTreeSet<usize>,
+    n: usize,
+    begins: usize,
+    ends: usize,
+}
+
+impl Seen {
+    fn is_whole(&self) -> bool {
+        2 <= self.units.len() && self.n <= 2 * self.ends && 2 * self.n <= 5 * self.begins
+    }
+}
+
+/// Notes every run of a clause that may be a phrase.
+fn count_runs(clause: &[String], unit: usize, seen: &mut BTreeMap<String, Seen>) {
+    for (from, to) in runs(clause.len()) {
+        let run = &clause[from..to];
+        // As in "ball a kid", where something was left out.
+        let gap = run.windows(2).any(|pair| is_article(&pair[1]) && !is_function(&pair[0]));
+        if gap || is_function(&run[0]) || is_function(&run[run.len() - 1]) {
+            continue;
+        }
+        let seen = seen.entry(run.join(" ")).or_default();
+        seen.units.insert(unit);
+        seen.n += 1;
+        seen.begins += usize::from(from == 0 || is_function(&clause[from - 1]));
+        seen.ends += usize::from(to == clause.len() || is_function(&clause[to]));
+    }
+}
+
+/// What the connectives of a clause but the first join: the stems of the word before and of the head behind.
+fn joins(clause: &[String]) -> impl Iterator<Item = (usize, (String, String))> {
+    clause.iter().enumerate().skip(1).filter_map(|(at, word)| {
+        let connective = CONNECTIVES[1..].iter().position(|it| it == word)?;
+        let head = head(&clause[at + 1..])?;
+        Some((connective, (stem(&clause[at - 1]), stem(head))))
+    })
+}
+
+/// Whether a phrase, without the article before it, has no word that cannot stand where it does, and says something.
+fn is_sayable(phrase: &[String]) -> bool {
+    let phrase = &phrase[phrase.first().map_or(0, |it| usize::from(is_article(it)))..];
+    let (Some(first), Some(last)) = (phrase.first(), phrase.last()) else { return false };
+    let inside = phrase.windows(2).all(|pair| may_stand_inside(Some(&pair[0]), &pair[1]));
+    !is_function(first) && !is_function(last) && inside && says_something(phrase)
+}
+
+/// Whether anything can be learnt of a unit from a phrase.
+fn says_something(phrase: &[String]) -> bool {
+    let is_one = |list: &str, word: &str| list.split_whitespace().any(|it| it == word);
+    let is_picture = |word: &String| is_one(PICTURE_WORDS, word);
+    let is_general = |words: &[String]| {
+        let mut content = words.iter().filter(|it| !is_function(it));
+        content.all(|it| is_one(GENERAL_WORDS, it) || is_picture(it))
+    };
+    let mut content = phrase.iter().filter(|it| !is_function(it));
+    let relative = !phrase.iter().any(|it| it == "of")
+        && content.all(|it| is_one(RELATIVE_WORDS, it) || is_one(GENERAL_WORDS, it));
+    // "dots in pictures", and "pictures of dots".
+    let inside = phrase.iter().rev().skip(1).take(2).any(|it| it == "in");
+    let in_picture = phrase.last().is_some_and(is_picture) && inside;
+    let picture = head(phrase).is_some_and(is_picture);
+    let empty = phrase.iter().any(|it| is_one(EMPTY_WORDS, it));
+    // Half of "animals and things" would do.
+    let general = phrase.split(|it| it == "and").any(is_general);
+    !(general || relative || in_picture || picture || empty)
+}
+
 /// The words of a text in small letters: letters, digits, and apostrophes inside.
 pub fn words(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
@@ -160,13 +244,14 @@ pub fn stems(words: &[String]) -> BTreeSet<String> {
     words.iter().filter(|word| !is_function(word)).map(|word| stem(word)).collect()
 }
 
+/// Without the articles.
+pub fn n_words(words: &[String]) -> usize {
+    words.iter().filter(|it| !is_article(it)).count()
+}
+
 /// Snowball's English.
 fn stem(word: &str) -> String {
     Stemmer::create(Algorithm::English).stem(word).into_owned()
-}
-
-fn is_function(word: &str) -> bool {
-    FUNCTION_WORDS.split_whitespace().any(|it| it == word)
 }
 
 /// What a phrase is of: "animals" in "the brown animals with horns".
@@ -204,7 +289,7 @@ mod tests {
             "ball a kid holds",
             "a ball, a kid",
         ];
-        Phrases::gather(&said.map(|it| vec![it.to_owned()]))
+        Phrases::gather(&said.map(|it| vec![it.to_owned()]), &|_| false)
     }
 
     #[test]
@@ -227,6 +312,37 @@ mod tests {
     }
 
     #[test]
+    fn phrases_say_something() {
+        let check = |phrase: &str, wanted: bool| {
+            assert_eq!(is_sayable(&words(phrase)), wanted, "{phrase}");
+        };
+        check("the edges of objects", true);
+        check("the top of buildings", true);
+        check("objects that are red", true);
+        check("corners of pictures", true);
+        check("each", false);
+        check("two different items", false);
+        check("top", false);
+        check("animals and things", false);
+        check("rounded edges in pictures", false);
+        check("pictures of an animal", false);
+        check("objects that resemble them", false);
+        check("girl is holding", false);
+    }
+
+    /// A file may hold what an older version gathered.
+    #[test]
+    fn phrases_that_say_nothing_are_left_out_of_a_file() {
+        let text =
+            r#"{"texts":["each","space above a animal"],"n_units":[5,2],"joined":[[],[],[],[]]}"#;
+        let phrases: Phrases = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            (phrases.texts(), phrases.n_units()),
+            (&["space above an animal".to_owned()][..], &[2][..])
+        );
+    }
+
+    #[test]
     fn phrases_join_as_people_join_them() {
         let phrases = phrases();
         let place = |text: &str| phrases.texts().iter().position(|it| it == text).unwrap();
@@ -239,6 +355,8 @@ mod tests {
         assert_eq!(phrases.join(nose, 1, grass), "nose of animals with green grass");
         let text = serde_json::to_string(&phrases).unwrap();
         assert_eq!(serde_json::from_str::<Phrases>(&text).unwrap(), phrases);
+        let without = text.replace("\"n_units\":[", "\"n_units\":[7,");
+        assert!(serde_json::from_str::<Phrases>(&without).is_err());
     }
 
     #[test]
