@@ -9,7 +9,7 @@ use super::features::{gathered, starts};
 use super::judge;
 use crate::Progress;
 use crate::describe::milan::checkpoint::{Contents, Fitted};
-use crate::describe::milan::compose::Composer;
+use crate::describe::milan::compose::{Composer, TermWeights};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::n_words;
@@ -57,17 +57,24 @@ fn fit(
     let people = judge::People::new(&material.choose, teacher)?;
 
     let mut best = (f64::NEG_INFINITY, milan.fitted().terms);
+    let consider = |best: &mut (f64, TermWeights), terms: TermWeights| {
+        let texts = judge::best_texts(&candidates, &terms);
+        let quality = people.quality(&refs(&texts), teacher)?.overall();
+        if best.0 < quality {
+            *best = (quality, terms);
+        }
+        anyhow::Ok(())
+    };
     for agreement in [8., 16., 24.] {
         for captioner in [0.15, 0.3, 0.5] {
             for words in [0., 0.3] {
-                let terms = [1., agreement, captioner, words];
-                let texts = judge::best_texts(&candidates, &terms);
-                let quality = people.quality(&refs(&texts), teacher)?;
-                if best.0 < quality.overall() {
-                    best = (quality.overall(), terms);
-                }
+                consider(&mut best, [1., agreement, captioner, words, 0.])?;
             }
         }
+    }
+    let [critic, agreement, captioner, words, _] = best.1;
+    for commonness in [-0.1, -0.2, -0.4, -0.8] {
+        consider(&mut best, [critic, agreement, captioner, words, commonness])?;
     }
     let terms = best.1;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{folder, planted_files};
+use crate::support::{folder, planted_files, settings_of_the_user};
 
 fn recipe(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci").join(name);
@@ -16,7 +16,11 @@ fn shell(at: &Path, script: &str, variables: &[(&str, &str)]) -> (i32, String) {
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new("bash");
     command.args(["-eo", "pipefail", "-c", script]).current_dir(at).env("PATH", path);
+    for name in settings_of_the_user() {
+        command.env_remove(name);
+    }
     let ran = command
+        .env("HOME", at.join("home"))
         .env("MILAN_DESCRIBER", "labels")
         .env("MILAN_ISOLATED", "1")
         .envs(variables.iter().copied())

@@ -1,7 +1,6 @@
 //! The built-in describer, its file, and the sentence encoder it was taught by.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use milan::describe::milan::checkpoint::{self, Contents};
 use milan::describe::milan::minilm::MiniLm;
@@ -9,6 +8,8 @@ use milan::describe::milan::phrases::{n_words, words};
 use milan::describe::milan::{BUILT_IN, Milan};
 use milan::error::{Kind, kind};
 use serde::Deserialize;
+
+use crate::support::program;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -125,11 +126,7 @@ fn a_describer_that_is_not_whole_is_refused() {
 }
 
 fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_milan-audit"))
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = program("milan-audit", folder).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use assert_cmd::Command;
+use crate::support::program;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -57,8 +57,7 @@ fn answer(mut stream: &TcpStream, model: &[u8]) -> Option<()> {
 }
 
 fn audit(folder: &Path, endpoint: &str, model: &str, more: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_milan-audit"))
-        .current_dir(folder)
+    let output = program("milan-audit", folder)
         .env("HF_ENDPOINT", endpoint)
         .env("HF_HOME", folder.join("cache"))
         .env("MILAN_DESCRIBER", "labels")

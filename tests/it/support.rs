@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -41,18 +42,40 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
-pub(crate) fn run(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
-    let mut command = match program {
+/// The variables by which settings of who runs the tests would reach a program: options, caches, proxies.
+pub(crate) fn settings_of_the_user() -> Vec<OsString> {
+    let is_setting = |name: &str| {
+        let name = name.to_uppercase();
+        let own = ["MILAN_", "HF_", "XDG_"].iter().any(|it| name.starts_with(it));
+        own || name.ends_with("_PROXY")
+            || ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"].contains(&name.as_str())
+    };
+    let names = std::env::vars_os().map(|it| it.0);
+    names.filter(|it| it.to_str().is_some_and(is_setting)).collect()
+}
+
+/// A program that runs in a folder, and finds no files of who runs the tests.
+pub(crate) fn program(name: &str, folder: &Path) -> Command {
+    let mut command = match name {
         "milan-audit" => Command::new(env!("CARGO_BIN_EXE_milan-audit")),
         "milan-train" => Command::new(env!("CARGO_BIN_EXE_milan-train")),
         _ => Command::new(env!("CARGO_BIN_EXE_milan-edit")),
     };
+    for name in settings_of_the_user() {
+        command.env_remove(name);
+    }
+    command.env("HOME", folder.join("home")).current_dir(folder);
+    command
+}
+
+pub(crate) fn run(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
+    let mut command = self::program(program, folder);
     // Most networks here are planted, and their drawings have labels.
     command.env("MILAN_DESCRIBER", "labels");
     if folder.join("model.safetensors").exists() && !arguments.contains(&"--model") {
         command.env("MILAN_MODEL", "model.safetensors").env("MILAN_DATA", "pictures");
     }
-    let output = command.current_dir(folder).args(arguments).output().unwrap();
+    let output = command.args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Ran {
         code: output.status.code().unwrap(),

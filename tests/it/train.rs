@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use assert_cmd::Command;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support;
 
 /// What people are made to say, in words that the tiny sentence encoder knows.
 const SAID: [[&str; 3]; 4] = [
@@ -17,11 +18,7 @@ const SAID: [[&str; 3]; 4] = [
 ];
 
 fn run(program: &str, folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = match program {
-        "milan-audit" => Command::new(env!("CARGO_BIN_EXE_milan-audit")),
-        _ => Command::new(env!("CARGO_BIN_EXE_milan-train")),
-    };
-    let output = command.current_dir(folder).args(arguments).output().unwrap();
+    let output = support::program(program, folder).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }

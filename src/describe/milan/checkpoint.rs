@@ -52,6 +52,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {
     /// How much each of [`compose::TERMS`] counts.
+    #[serde(deserialize_with = "compose::read_weights")]
     pub terms: compose::TermWeights,
     /// That a person would agree, from [`super::confidence_terms`].
     pub confidence: Logistic,

@@ -9,11 +9,15 @@
 //!   less most of what is expected of any unit. It is the minimum-risk choice (Kumar and Byrne 2004) where
 //!   the loss is one less the cosine: a sentence near to everything that could be right;
 //! - the captioner: `log p(d|E)`, for sentences that people would write;
-//! - the number of words, without articles.
+//! - the number of words, without articles;
+//! - how common it is: the logarithm of how many units the rarer of its phrases was said of. What fits many units tells
+//!   little of any one of them.
 
 use anyhow::Context;
 use candle_core::{D, Device, IndexOp, Tensor};
 use candle_nn::ops::softmax;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use super::captioner::Regions;
 use super::critic::{mean_score, texts_of};
@@ -35,15 +39,25 @@ const AGREEMENT: f64 = 8.;
 const SAME: f32 = 0.7;
 
 /// What makes a sentence good: the order of [`Candidate::terms`].
-pub const TERMS: [&str; 4] = ["critic", "agreement", "captioner", "words"];
+pub const TERMS: [&str; 5] = ["critic", "agreement", "captioner", "words", "commonness"];
 
 /// How much each of [`TERMS`] counts.
-pub type TermWeights = [f32; 4];
+pub type TermWeights = [f32; TERMS.len()];
+
+/// Weights from a file; terms that it does not know count nothing.
+pub(super) fn read_weights<'de, D: Deserializer<'de>>(from: D) -> Result<TermWeights, D::Error> {
+    let known = Vec::<f32>::deserialize(from)?;
+    let mut weights = [0.; TERMS.len()];
+    let places = weights.get_mut(..known.len());
+    let places = places.ok_or_else(|| D::Error::custom(format!("{} terms", known.len())))?;
+    places.copy_from_slice(&known);
+    Ok(weights)
+}
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     pub text: String,
-    pub terms: [f32; 4],
+    pub terms: TermWeights,
     /// Of length 1.
     pub vector: Vec<f32>,
 }
@@ -154,6 +168,8 @@ impl<'a> Composer<'a> {
         let alike = vectors.matmul(&vectors.t()?)?.to_vec2::<f32>()?;
         let mut sums: Vec<Sum> = phrases.iter().map(|&it| self.sums[it].clone()).collect();
         let mut texts: Vec<String> = phrases.iter().map(|&it| all.texts()[it].clone()).collect();
+        let common = |phrase: usize| (all.n_units()[phrase] as f32).ln();
+        let mut commonness: Vec<f32> = phrases.iter().map(|&it| common(it)).collect();
         for (i, &a) in phrases.iter().enumerate() {
             for (j, &b) in phrases.iter().enumerate() {
                 for connective in 0..CONNECTIVES.len() {
@@ -167,6 +183,7 @@ impl<'a> Composer<'a> {
                     sum.add(&self.sums[b]);
                     sums.push(sum);
                     texts.push(all.join(a, connective, b));
+                    commonness.push(common(a).min(common(b)));
                 }
             }
         }
@@ -179,15 +196,15 @@ impl<'a> Composer<'a> {
         let (critic, agreement) = judge(&quick)?;
         let order = (critic + (agreement * AGREEMENT)?)?.to_vec1::<f32>()?;
         let places = best_of(&order, READ);
-        let texts: Vec<&str> = places.iter().map(|&it| texts[it].as_str()).collect();
-        let vectors = self.milan.encode(&texts)?;
+        let read: Vec<&str> = places.iter().map(|&it| texts[it].as_str()).collect();
+        let vectors = self.milan.encode(&read)?;
         let (critic, agreement) = judge(&vectors)?;
         let terms = critic.to_vec1::<f32>()?.into_iter().zip(agreement.to_vec1::<f32>()?);
-        let rows = texts.into_iter().zip(terms).zip(vectors.to_vec2()?);
-        let candidate = |((text, (critic, agreement)), vector): ((&str, _), _)| Candidate {
-            text: text.to_owned(),
-            terms: [critic, agreement, 0., n_words(&words(text)) as f32],
-            vector,
+        let rows = places.iter().zip(terms).zip(vectors.to_vec2()?);
+        let candidate = |((&place, (critic, agreement)), vector): ((&usize, _), _)| {
+            let text = texts[place].clone();
+            let n_words = n_words(&words(&text)) as f32;
+            Candidate { text, terms: [critic, agreement, 0., n_words, commonness[place]], vector }
         };
         Ok(rows.map(candidate).collect())
     }

@@ -73,7 +73,7 @@ pub(super) fn is_plural(word: &str) -> bool {
 }
 
 /// A text whose indefinite articles fit the words behind them: "an animal".
-pub fn with_right_articles(text: &str) -> String {
+pub(super) fn with_right_articles(text: &str) -> String {
     let words: Vec<&str> = text.split(' ').collect();
     let right = |at: usize| match (words[at], words.get(at + 1)) {
         ("a" | "an", Some(next)) => indefinite_article(next),
