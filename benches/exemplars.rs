@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         Some(sites) => sites.split(',').filter(|it| !it.is_empty()).map(str::to_owned).collect(),
         None => network.graph().default_sites().to_vec(),
     };
-    let exemplars = Config { top_k: 15, quantile: 0.99, spread: None };
+    let exemplars = Config::default();
     let settings = Settings { batch_size: 32, threads, max_unreadable: 0., exemplars };
     let quiet = |_: &str, _, _| Ok(());
     let opened = began.elapsed().as_secs_f64();

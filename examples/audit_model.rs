@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
             batch_size: 16,
             threads: 2,
             max_unreadable: 0.01,
-            exemplars: exemplars::Config { top_k: 15, quantile: 0.99, spread: None },
+            exemplars: exemplars::Config::default(),
         },
         seed: 0,
         out: None,

@@ -120,6 +120,7 @@ fn not_finite(
         images: 0,
         skipped: vec![],
         manifest_sha256: String::new(),
+        near_duplicates: None,
     };
     let mut report = Report::new(model, data, record::described_by(&config.how)?, run);
     let why = Some(it.to_string());

@@ -7,9 +7,9 @@ use anyhow::Context;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::data::{Batch, Dataset, Loader, Preprocess, Read};
+use crate::data::{Batch, Dataset, Loader, NearDuplicates, Preprocess, Read};
 use crate::evaluate::Prediction;
-use crate::exemplars::{self, Exemplars, Gather};
+use crate::exemplars::{self, Exemplars, Gather, PictureKey};
 use crate::inconclusive;
 use crate::model::engine::Blocks;
 use crate::model::graph::{Graph, NodeId};
@@ -39,6 +39,7 @@ pub struct Pass {
     pub exemplars: Exemplars,
     pub predictions: Vec<Prediction>,
     pub read: Read,
+    pub near_duplicates: NearDuplicates,
 }
 
 /// Runs every picture through the network, `ablate` applied, and gathers what `sites` fire on.
@@ -59,17 +60,23 @@ pub fn pass(
         .map(|site| graph.find(site).with_context(|| format!("the network has no layer `{site}`")))
         .collect::<anyhow::Result<_>>()?;
     let n_pictures = probe.dataset.pictures.len();
+    let looks = !sites.is_empty() && 0 < settings.exemplars.max_near_duplicates;
+    let near_duplicates = match looks {
+        true => NearDuplicates::find(&probe.dataset, &probe.preprocess, progress)?,
+        false => NearDuplicates::none(n_pictures),
+    };
     let gather = |site: &String| Mutex::new(Gather::new(site, settings.exemplars, n_pictures));
     let gathers: Vec<(NodeId, Mutex<Gather>)> =
         nodes.into_iter().zip(sites.iter().map(gather)).collect();
     let mut predictions = Vec::with_capacity(n_pictures);
     let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);
     progress(stage, 0, n_pictures)?;
-    let watch = Watch { ablate: ablate.clone(), gathers: &gathers, graph, ids: &[] };
+    let watch = Watch { ablate: ablate.clone(), gathers: &gathers, graph, pictures: &[] };
     network.prepare(&watch)?;
     for batch in loader.by_ref() {
         let batch = batch?;
-        for (logits, ids) in run_in_parts(network, &batch, &watch, settings.threads)? {
+        let pictures = keys(&batch, &near_duplicates);
+        for (logits, ids) in run_in_parts(network, &batch, &pictures, &watch, settings.threads)? {
             predictions.extend(answers(&logits, ids, &probe.dataset)?);
         }
         let done = batch.ids.last().map_or(0, |last| last + 1);
@@ -84,7 +91,7 @@ pub fn pass(
     let found = gathers.into_par_iter().map(finish).collect::<anyhow::Result<Vec<_>>>()?;
     let (sites, spread): (_, Vec<_>) = found.into_iter().unzip();
     let exemplars = Exemplars { sites, spread: spread.into_iter().flatten().collect() };
-    Ok(Pass { exemplars, predictions, read })
+    Ok(Pass { exemplars, predictions, read, near_duplicates })
 }
 
 /// The answers alone.
@@ -116,15 +123,18 @@ pub fn predict_each(
     let ablations: Vec<Ablate> = ablations.iter().map(|it| it.clone().beside(ablations)).collect();
     let watches: Vec<Watch<'_>> = ablations
         .into_iter()
-        .map(|ablate| Watch { ablate, gathers: &[], graph: network.graph(), ids: &[] })
+        .map(|ablate| Watch { ablate, gathers: &[], graph: network.graph(), pictures: &[] })
         .collect();
     network.prepare(&watches[0])?;
+    let near_duplicates = NearDuplicates::none(n_pictures);
     progress(stage, 0, n_pictures)?;
     let mut loader = Loader::new(&probe.dataset, &probe.preprocess, settings.batch_size);
     for batch in loader.by_ref() {
         let batch = batch?;
+        let pictures = keys(&batch, &near_duplicates);
         for (watch, predictions) in watches.iter().zip(&mut predictions) {
-            for (logits, ids) in run_in_parts(network, &batch, watch, settings.threads)? {
+            for (logits, ids) in run_in_parts(network, &batch, &pictures, watch, settings.threads)?
+            {
                 predictions.extend(answers(&logits, ids, &probe.dataset)?);
             }
         }
@@ -203,7 +213,7 @@ struct Watch<'a> {
     gathers: &'a [(NodeId, Mutex<Gather>)],
     graph: &'a Graph,
     /// The pictures of the run.
-    ids: &'a [usize],
+    pictures: &'a [PictureKey],
 }
 
 impl Watch<'_> {
@@ -222,11 +232,17 @@ impl Tap for Watch<'_> {
         wanted
     }
 
+    /// Beyond an upper clamp all pictures look the same, so they are ranked before it. Zeroing a channel before it is
+    /// zeroing it after it.
+    fn sees_unclamped(&self, id: NodeId) -> bool {
+        self.gathers.iter().any(|it| it.0 == id)
+    }
+
     fn at(&mut self, id: NodeId, first: usize, ys: Tensor) -> anyhow::Result<Tensor> {
         let ys = self.ablate.at(id, first, ys)?;
         for mut gather in self.gathers(id) {
             let maps = as_maps(self.graph.node(id), &ys)?;
-            gather.add(&maps, &self.ids[first..][..maps.dim(0)?])?;
+            gather.add(&maps, &self.pictures[first..][..maps.dim(0)?])?;
         }
         Ok(ys)
     }
@@ -234,10 +250,20 @@ impl Tap for Watch<'_> {
     fn look(&mut self, id: NodeId, first: usize, maps: &mut Blocks<'_>) -> anyhow::Result<bool> {
         self.ablate.look(id, first, maps)?;
         for mut gather in self.gathers(id) {
-            gather.see(maps, &self.ids[first..][..maps.dims().0])?;
+            gather.see(maps, &self.pictures[first..][..maps.dims().0])?;
         }
         Ok(true)
     }
+}
+
+/// What tells the pictures of a batch from others.
+fn keys(batch: &Batch, near_duplicates: &NearDuplicates) -> Vec<PictureKey> {
+    let key = |(&id, &content): (&usize, &u64)| PictureKey {
+        id,
+        content,
+        group: near_duplicates.group(id),
+    };
+    batch.ids.iter().zip(&batch.contents).map(key).collect()
 }
 
 /// Pictures that a thread takes through the network together.
@@ -248,6 +274,7 @@ pub const TOGETHER: usize = 8;
 fn run_in_parts<'a>(
     network: &Network,
     batch: &'a Batch,
+    pictures: &[PictureKey],
     watch: &Watch<'_>,
     threads: usize,
 ) -> anyhow::Result<Vec<(Tensor, &'a [usize])>> {
@@ -262,7 +289,8 @@ fn run_in_parts<'a>(
         .enumerate()
         .map(|(part, ids)| {
             let xs = batch.xs.narrow(0, part * together, ids.len())?;
-            let mut watch = Watch { ablate: watch.ablate.clone(), ids, ..*watch };
+            let pictures = &pictures[part * together.max(1)..][..ids.len()];
+            let mut watch = Watch { ablate: watch.ablate.clone(), pictures, ..*watch };
             Ok((network.run(&xs, &mut watch)?, ids))
         })
         .collect();

@@ -13,8 +13,8 @@ use crate::pass::{Pass, Probe, Progress, Settings};
 use crate::policy::check::Checked;
 use crate::policy::{Importance, Policy};
 use crate::report::{
-    self, AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport, Report,
-    Run, UnitFacts,
+    self, AccuracyReport, Coverage, DataReport, DescriptionsReport, Layer, ModelReport,
+    NearDuplicatesReport, Report, Run, UnitFacts,
 };
 use crate::ruling::{self, Looked};
 use crate::subject::{Source, Subject};
@@ -28,6 +28,9 @@ pub enum Shown {
     Matching,
     All,
 }
+
+/// Groups of near-duplicates whose files are named.
+const GROUPS: usize = 20;
 
 /// How a run describes, for its report. Errs where a file of it cannot be read.
 pub(crate) fn described_by(how: &How) -> anyhow::Result<DescriptionsReport> {
@@ -65,6 +68,7 @@ pub(crate) fn report(
         described: sum.described + layer.described,
         unknown: sum.unknown + layer.unknown,
         dead: sum.dead + layer.dead,
+        saturated: sum.saturated + layer.saturated,
     });
     let model = ModelReport {
         source: subject.source.model.clone(),
@@ -78,6 +82,7 @@ pub(crate) fn report(
         images: found.predictions.len(),
         skipped: found.read.skipped.clone(),
         manifest_sha256: found.read.manifest_sha256.clone(),
+        near_duplicates: near_duplicates(found, looked),
     };
     let mut report = Report::new(model, data, described_by(how)?, run);
     report.coverage = coverage;
@@ -96,13 +101,26 @@ pub(crate) fn report(
     Ok(report)
 }
 
+/// Near-duplicates among the pictures, where there are any.
+fn near_duplicates(found: &Pass, looked: &Looked<'_>) -> Option<NearDuplicatesReport> {
+    let groups = found.near_duplicates.groups();
+    let pictures = &looked.subject.probe.dataset.pictures;
+    let file = |&id: &usize| pictures[id].file.clone();
+    (!groups.is_empty()).then(|| NearDuplicatesReport {
+        kept: looked.settings.exemplars.max_near_duplicates,
+        groups: groups.len(),
+        pictures: groups.iter().map(Vec::len).sum(),
+        first: groups.iter().take(GROUPS).map(|it| it.iter().map(file).collect()).collect(),
+    })
+}
+
 /// How many units of each layer are what, in the order of the descriptions.
 fn layers(descriptions: &[Description]) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     for description in descriptions {
         let site = &description.unit.site;
         if layers.last().is_none_or(|layer| layer.name != *site) {
-            layers.push(Layer { name: site.clone(), units: 0, described: 0, unknown: 0, dead: 0 });
+            layers.push(Layer { name: site.clone(), ..Layer::default() });
         }
         if let Some(layer) = layers.last_mut() {
             layer.units += 1;
@@ -110,6 +128,7 @@ fn layers(descriptions: &[Description]) -> Vec<Layer> {
                 Status::Described => layer.described += 1,
                 Status::Unknown => layer.unknown += 1,
                 Status::Dead => layer.dead += 1,
+                Status::Saturated => layer.saturated += 1,
             }
         }
     }

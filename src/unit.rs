@@ -81,6 +81,9 @@ pub enum Status {
     Unknown,
     /// It gave the same value at every position of every picture. Never counts as clean.
     Dead,
+    /// It fires, but its strongest pictures are all equally strong, or nothing is above its threshold: which pictures
+    /// excite it cannot be told, so nothing is said of it. Never counts as clean.
+    Saturated,
 }
 
 /// One thing said of a unit, and how probable it is, 0..=1, that a person would agree.

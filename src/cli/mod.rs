@@ -66,6 +66,9 @@ pub struct Shared {
     /// The activation level of the masks, as a quantile over all positions of all pictures
     #[arg(long, value_name = "Q", env = "MILAN_QUANTILE", default_value_t = 0.99)]
     pub quantile: f64,
+    /// Pictures kept for each unit, at most, of those that are nearly the same; 0 is no limit
+    #[arg(long, value_name = "N", env = "MILAN_MAX_NEAR_DUPLICATES", default_value_t = 1)]
+    pub max_near_duplicates: usize,
     /// The share of pictures, 0 to 1, that may be unreadable
     #[arg(long, value_name = "SHARE", env = "MILAN_MAX_UNREADABLE", default_value_t = 0.01)]
     pub max_unreadable: f64,
@@ -254,8 +257,8 @@ impl Shared {
             ));
         }
         let threads = start_threads(self.threads)?;
-        let exemplars =
-            exemplars::Config { top_k: self.top_k, quantile: self.quantile, spread: None };
+        let Shared { top_k, quantile, max_near_duplicates, .. } = *self;
+        let exemplars = exemplars::Config { top_k, quantile, spread: None, max_near_duplicates };
         Ok(Settings {
             batch_size: self.batch_size,
             threads,

@@ -16,6 +16,9 @@ use crate::files::hex;
 pub struct Batch {
     /// Their places in the data set, ascending.
     pub ids: Vec<usize>,
+    /// Of each, the beginning of the sha256 of its file, or of itself where it is drawn: what tells pictures apart
+    /// whatever they are called.
+    pub contents: Vec<u64>,
     /// `(n, 3, side, side)`, normalised, on the CPU.
     pub xs: Tensor,
 }
@@ -48,6 +51,7 @@ pub struct Loader {
 
 struct Decoded {
     ids: Vec<usize>,
+    contents: Vec<u64>,
     values: Vec<f32>,
     skipped: Vec<Skipped>,
     manifest: String,
@@ -105,9 +109,9 @@ impl Iterator for Loader {
             }
             let shape = (decoded.ids.len(), 3, self.side, self.side);
             let xs = Tensor::from_vec(decoded.values, shape, &Device::Cpu);
-            return Some(
-                xs.map(|xs| Batch { ids: decoded.ids, xs }).context("a batch has the wrong size"),
-            );
+            let Decoded { ids, contents, .. } = decoded;
+            let batch = xs.map(|xs| Batch { ids, contents, xs });
+            return Some(batch.context("a batch has the wrong size"));
         }
     }
 }
@@ -138,9 +142,11 @@ fn read_batch(
             (sha256, cropped.map(|cropped| preprocess.normalise(&cropped, values)))
         })
         .collect();
-    let mut decoded = Decoded { ids: vec![], values, skipped: vec![], manifest: String::new() };
+    let mut decoded =
+        Decoded { ids: vec![], contents: vec![], values, skipped: vec![], manifest: String::new() };
     for (at, (&id, (sha256, done))) in ids.iter().zip(read).enumerate() {
         let picture = &dataset.pictures[id];
+        let content = sha256.as_deref().and_then(|it| u64::from_str_radix(&it[..16], 16).ok());
         let line = Line { file: &picture.file, sha256, label: picture.label };
         decoded.manifest += &serde_json::to_string(&line)?;
         decoded.manifest.push('\n');
@@ -152,6 +158,7 @@ fn read_batch(
                     decoded.values.copy_within(at * each..(at + 1) * each, to * each);
                 }
                 decoded.ids.push(id);
+                decoded.contents.push(content.unwrap_or_default());
             }
             Err(error) => {
                 decoded

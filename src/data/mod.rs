@@ -5,17 +5,19 @@ pub mod preprocess;
 pub mod scenes;
 
 mod decode;
+mod duplicates;
 mod folder;
 mod loader;
 
 pub use decode::decode;
+pub use duplicates::NearDuplicates;
 pub use folder::open;
 pub use loader::{Batch, Loader, Read, Skipped, read_crop};
 pub use preprocess::Preprocess;
 
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
+use image::{GrayImage, RgbImage};
 use scenes::Scenes;
 
 use crate::files::sha256;
@@ -109,6 +111,16 @@ impl Dataset {
                 let picture = scenes.draw(numbers[id]).picture;
                 (Some(sha256(picture.as_raw())), Ok(picture))
             }
+        }
+    }
+
+    /// A picture in grey, as small as its file allows without its short side having fewer than so many pixels.
+    fn read_small(&self, id: usize, least_side: u32) -> anyhow::Result<GrayImage> {
+        match &self.origin {
+            Origin::Folder(root) => {
+                decode::decode_small(&std::fs::read(self.path(root, id))?, least_side)
+            }
+            Origin::Drawn(scenes, numbers) => Ok(decode::grey(&scenes.draw(numbers[id]).picture)),
         }
     }
 

@@ -116,6 +116,24 @@ impl Preprocess {
         Ok(centre_crop(&resized, self.crop))
     }
 
+    /// The part of a picture of such sides that the network sees: left, top, width and height in its pixels.
+    pub(super) fn seen_part(&self, (width, height): (u32, u32)) -> [f64; 4] {
+        let (width, height) = (f64::from(width), f64::from(height));
+        let crop = f64::from(self.crop);
+        let (w, h) = match self.resize {
+            Resize::Exact(side) => {
+                (width * crop / f64::from(side), height * crop / f64::from(side))
+            }
+            Resize::ShortSide(side) => {
+                let side = width.min(height) * crop / f64::from(side);
+                (side, side)
+            }
+        };
+        // What is black around a smaller picture is not of it.
+        let (w, h) = (w.min(width), h.min(height));
+        [(width - w) / 2., (height - h) / 2., w, h]
+    }
+
     /// Values that a picture becomes.
     pub fn n_values(&self) -> usize {
         3 * self.crop as usize * self.crop as usize

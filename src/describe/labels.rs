@@ -60,14 +60,18 @@ pub(super) fn read(exemplars: &Exemplars, known: &Known<'_>) -> anyhow::Result<R
 
     let scores: Vec<Vec<(usize, f64)>> =
         units.iter().map(|(_, pictures)| names.scores(pictures, known.labels)).collect();
-    // Under each shuffled labelling the best score that the same exemplars reach.
+    // Under each shuffled labelling the best score that the same exemplars reach. Labels are dealt to ranks and not to
+    // pictures, so that the order of pictures makes no difference.
     let mut by_chance: Vec<Vec<f64>> = vec![Vec::with_capacity(SHUFFLES); units.len()];
     let mut shuffled = known.labels.to_vec();
+    shuffled.sort_unstable();
     let mut rng = ChaCha8Rng::seed_from_u64(known.seed);
     for _ in 0..SHUFFLES {
         shuffled.shuffle(&mut rng);
         for ((_, pictures), by_chance) in units.iter().zip(&mut by_chance) {
-            by_chance.push(names.scores(pictures, &shuffled).first().map_or(0., |best| best.1));
+            let ranks = pictures.iter().enumerate().map(|(rank, &(_, weight))| (rank, weight));
+            let ranks: Vec<(usize, f64)> = ranks.collect();
+            by_chance.push(names.scores(&ranks, &shuffled).first().map_or(0., |best| best.1));
         }
     }
     let all = units.into_iter().zip(scores).zip(by_chance);
@@ -192,6 +196,7 @@ mod tests {
             maps: vec![half::f16::ZERO; k],
             thresholds: vec![0.5],
             dead: vec![false],
+            saturated: vec![false],
         };
         Exemplars { sites: vec![site], ..Exemplars::default() }
     }

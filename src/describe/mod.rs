@@ -105,7 +105,8 @@ pub struct Config<'a> {
     pub seed: u64,
 }
 
-/// A description of every unit, site by site. Units that never change are dead and get no words.
+/// A description of every unit, site by site. Units that never change are dead, those whose pictures
+/// cannot be ranked are saturated; neither get words.
 ///
 /// Errs when phrases are asked for and the describer has no critic.
 pub fn describe(
@@ -133,14 +134,14 @@ pub fn describe(
         }
         Describer::Csv(file) => (table::read(file, exemplars)?, vec![]),
     };
-    let dead = exemplars.sites.iter().flat_map(|site| &site.dead);
-    let units = exemplars.units().zip(dead).enumerate();
+    let mute = exemplars.sites.iter().flat_map(|it| it.dead.iter().zip(&it.saturated).map(mute));
+    let units = exemplars.units().zip(mute).enumerate();
     Ok(units
-        .map(|(at, (unit, &dead))| {
-            let readings = if dead { vec![] } else { readings.remove(&unit).unwrap_or_default() };
-            let status = status(dead, &readings, config.min_confidence);
+        .map(|(at, (unit, mute))| {
+            let readings = readings.remove(&unit).filter(|_| mute.is_none()).unwrap_or_default();
+            let status = mute.unwrap_or_else(|| status(&readings, config.min_confidence));
             let evidence = match evidence.get(at) {
-                Some(scores) if !dead => {
+                Some(scores) if mute.is_none() => {
                     config.phrases.iter().cloned().zip(scores.iter().copied()).collect()
                 }
                 _ => Default::default(),
@@ -153,9 +154,17 @@ pub fn describe(
 /// What was said of each unit, best first.
 type Readings = std::collections::BTreeMap<Unit, Vec<Reading>>;
 
-fn status(dead: bool, readings: &[Reading], min_confidence: f32) -> Status {
+/// What a unit is of which nothing can be said, by whether it is dead or saturated.
+fn mute((&dead, &saturated): (&bool, &bool)) -> Option<Status> {
+    match (dead, saturated) {
+        (true, _) => Some(Status::Dead),
+        (_, true) => Some(Status::Saturated),
+        _ => None,
+    }
+}
+
+fn status(readings: &[Reading], min_confidence: f32) -> Status {
     match readings.first() {
-        _ if dead => Status::Dead,
         Some(best) if min_confidence <= best.confidence => Status::Described,
         _ => Status::Unknown,
     }

@@ -106,6 +106,7 @@ pub fn write(
             Status::Described => "described",
             Status::Unknown => "unknown",
             Status::Dead => "dead",
+            Status::Saturated => "saturated",
         };
         let [text, confidence] = reading(0);
         let importance =
@@ -245,6 +246,7 @@ mod tests {
             maps: vec![],
             thresholds: vec![0.; n_units],
             dead: vec![false; n_units],
+            saturated: vec![false; n_units],
         };
         Exemplars { sites: sites.iter().map(site).collect(), ..Exemplars::default() }
     }

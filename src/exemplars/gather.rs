@@ -6,11 +6,12 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::maps::Maps;
 use super::on_device::{self, Fetched};
 use super::spread::{cell, places};
 use super::tail::Tail;
-use super::topk::TopK;
-use super::{Config, SiteExemplars};
+use super::topk::{Kept, TopK};
+use super::{Config, PictureKey, SiteExemplars};
 use crate::model::engine::{Blocks, Survey};
 use crate::unit::Unit;
 use crate::{inconclusive, usage};
@@ -41,51 +42,14 @@ struct Seen {
     tail: Tail,
 }
 
-/// The maps of some pictures, wherever they lie.
-pub(super) trait Maps {
-    /// Pictures, channels, height and width.
-    fn dims(&self) -> (usize, usize, usize, usize);
-
-    fn value(&self, picture: usize, channel: usize, cell: (usize, usize)) -> f32;
-
-    /// The map of a channel, row after row.
-    fn map(&self, picture: usize, channel: usize) -> Vec<f32>;
-
-    /// Tells what there is on a picture.
-    fn survey(&self, picture: usize, survey: &mut dyn Survey);
-
-    /// The greatest of some values of a map.
-    fn greatest(&self, picture: usize, channel: usize, cells: &[(usize, usize)]) -> Option<f32> {
-        cells.iter().map(|&cell| self.value(picture, channel, cell)).max_by(f32::total_cmp)
-    }
-}
-
-impl Maps for Blocks<'_> {
-    fn dims(&self) -> (usize, usize, usize, usize) {
-        self.dims()
-    }
-
-    fn value(&self, picture: usize, channel: usize, cell: (usize, usize)) -> f32 {
-        self.value(picture, channel, cell)
-    }
-
-    fn map(&self, picture: usize, channel: usize) -> Vec<f32> {
-        self.map(picture, channel)
-    }
-
-    fn survey(&self, picture: usize, survey: &mut dyn Survey) {
-        self.survey(picture, survey);
-    }
-}
-
 impl Gather {
     /// At most `n_expected` pictures will come, those of all parts together.
     pub fn new(site: &str, config: Config, n_expected: usize) -> Gather {
         Gather { site: site.into(), config, n_expected, shape: None, n_pictures: 0, units: vec![] }
     }
 
-    /// Takes in the site's output `ys`, `(n, c, h, w)` or `(n, c)`, on the `n` pictures `ids`.
-    pub fn add(&mut self, ys: &Tensor, ids: &[usize]) -> anyhow::Result<()> {
+    /// Takes in the site's output `ys`, `(n, c, h, w)` or `(n, c)`, on `n` pictures.
+    pub fn add(&mut self, ys: &Tensor, pictures: &[PictureKey]) -> anyhow::Result<()> {
         let ys = match ys.rank() {
             4 => ys.clone(),
             2 => ys.unsqueeze(2)?.unsqueeze(3)?,
@@ -96,49 +60,54 @@ impl Gather {
             ),
         };
         match ys.device().is_cpu() {
-            true => Blocks::of(&ys, |maps| self.see(maps, ids))?,
-            false => self.see_on_device(&ys, ids),
+            true => Blocks::of(&ys, |maps| self.see(maps, pictures))?,
+            false => self.see_on_device(&ys, pictures),
         }
     }
 
-    /// Takes in the site's maps on the pictures `ids`.
+    /// Takes in the site's maps on some pictures.
     ///
     /// A picture counts once for the exemplars, with its maximum over positions, and with every
     /// position for the thresholds: Hernandez et al. 2022, and `tally_topk_and_quantile` of netdissect. In which
-    /// order pictures come makes no difference.
+    /// order pictures come makes no difference, nor what they are called.
     /// Errs where a value is NaN or infinite, and where the shape is not the one seen before; what
     /// was gathered is then of no more use.
-    pub fn see(&mut self, maps: &Blocks<'_>, ids: &[usize]) -> anyhow::Result<()> {
-        self.begin(maps.dims(), ids)?;
-        self.take_in(maps, ids)
+    pub fn see(&mut self, maps: &Blocks<'_>, pictures: &[PictureKey]) -> anyhow::Result<()> {
+        self.begin(maps.dims(), pictures.len())?;
+        self.take_in(maps, pictures)
     }
 
     /// As [`see`](Gather::see), for maps `(n, c, h, w)` on another device: of them only what is asked for is copied.
-    pub(super) fn see_on_device(&mut self, ys: &Tensor, ids: &[usize]) -> anyhow::Result<()> {
+    pub(super) fn see_on_device(
+        &mut self,
+        ys: &Tensor,
+        pictures: &[PictureKey],
+    ) -> anyhow::Result<()> {
         let (n, c, h, w) = ys.dims4()?;
-        self.begin((n, c, h, w), ids)?;
+        self.begin((n, c, h, w), pictures.len())?;
         let together = (on_device::TOGETHER / (c * h * w)).max(1);
-        for (part, ids) in ids.chunks(together).enumerate() {
-            let ys = ys.narrow(0, part * together, ids.len())?;
+        for (part, pictures) in pictures.chunks(together).enumerate() {
+            let ys = ys.narrow(0, part * together, pictures.len())?;
             let floors: Vec<f32> = self.units.iter().map(|it| it.tail.floor()).collect();
-            let cells: Vec<_> = ids.iter().map(|&id| self.cells(id, (h, w))).collect();
-            let fetched = Fetched::of(&ys, &floors, &cells, |maps, picture, unit, highest| {
-                let (seen, id) = (&self.units[unit], ids[picture]);
-                let there = maps.greatest(picture, unit, &cells[picture]);
-                seen.top.takes(id, highest) || there.is_some_and(|it| seen.spread.takes(id, it))
+            let cells: Vec<_> = pictures.iter().map(|it| self.cells(it, (h, w))).collect();
+            let fetched = Fetched::of(&ys, &floors, &cells, |maps, at, unit, range| {
+                let (seen, picture, flat) = (&self.units[unit], pictures[at], flat(range));
+                let there = maps.greatest(at, unit, &cells[at]);
+                seen.top.takes(picture, range.1, flat)
+                    || there.is_some_and(|it| seen.spread.takes(picture, it, flat))
             })?;
-            self.take_in(&fetched, ids)?;
+            self.take_in(&fetched, pictures)?;
         }
         Ok(())
     }
 
-    /// Errs where maps `(n, c, h, w)` are not what is expected on the pictures `ids`.
+    /// Errs where maps `(n, c, h, w)` are not what is expected on so many pictures.
     fn begin(
         &mut self,
         (n, c, h, w): (usize, usize, usize, usize),
-        ids: &[usize],
+        n_pictures: usize,
     ) -> anyhow::Result<()> {
-        ensure!(n == ids.len(), "`{}` gives {n} outputs for {} pictures", self.site, ids.len());
+        ensure!(n == n_pictures, "`{}` gives {n} outputs for {n_pictures} pictures", self.site);
         self.expect((c, h, w))?;
         ensure!(
             self.n_pictures + n <= self.n_expected,
@@ -150,34 +119,36 @@ impl Gather {
     }
 
     /// The cells of a picture's maps `(h, w)` in which there is a place drawn at random.
-    fn cells(&self, id: usize, map: (usize, usize)) -> Vec<(usize, usize)> {
-        let Config { top_k, quantile, spread } = self.config;
+    fn cells(&self, picture: &PictureKey, map: (usize, usize)) -> Vec<(usize, usize)> {
+        let Config { top_k, quantile, spread, .. } = self.config;
         let expected = top_k as f64 / (1. - quantile) / self.n_expected.max(1) as f64;
-        let places = spread.map_or(vec![], |seed| places(id, expected, seed));
+        let places = spread.map_or(vec![], |seed| places(picture.content, expected, seed));
         places.into_iter().map(|place| cell(place, map)).collect()
     }
 
-    fn take_in(&mut self, maps: &impl Maps, ids: &[usize]) -> anyhow::Result<()> {
+    fn take_in(&mut self, maps: &impl Maps, pictures: &[PictureKey]) -> anyhow::Result<()> {
         let (n, c, h, w) = maps.dims();
-        for (picture, &id) in ids.iter().enumerate() {
-            let cells = self.cells(id, (h, w));
+        for (at, &picture) in pictures.iter().enumerate() {
+            let cells = self.cells(&picture, (h, w));
             let units = &mut self.units;
-            let mut surveyed = Surveyed { units, n_values: h * w, highest: vec![None; c] };
-            maps.survey(picture, &mut surveyed);
-            for (unit, highest) in surveyed.highest.into_iter().enumerate() {
-                let Some(highest) = highest else {
-                    let value = maps.map(picture, unit).into_iter().find(|it| !it.is_finite());
+            let mut surveyed = Surveyed { units, n_values: h * w, ranges: vec![None; c] };
+            maps.survey(at, &mut surveyed);
+            for (unit, range) in surveyed.ranges.into_iter().enumerate() {
+                let Some(range) = range else {
+                    let value = maps.map(at, unit).into_iter().find(|it| !it.is_finite());
                     return Err(inconclusive!(
-                        "unit {} is {} on picture {id}; the weights overflow, or are damaged",
+                        "unit {} is {} on picture {}; the weights overflow, or are damaged",
                         Unit::new(&self.site, unit),
                         value.unwrap_or(f32::NAN),
+                        picture.id,
                     ));
                 };
                 let seen = &mut self.units[unit];
-                let map = |to: &mut [f16]| to_half(&maps.map(picture, unit), to);
-                seen.top.offer(id, highest, h * w, map);
-                if let Some(there) = maps.greatest(picture, unit, &cells) {
-                    seen.spread.offer(id, there, h * w, map);
+                let mean = || flat(range).unwrap_or_else(|| mean(&maps.map(at, unit)));
+                let map = |to: &mut [f16]| to_half(&maps.map(at, unit), to);
+                seen.top.offer(picture, range.1, h * w, mean, map);
+                if let Some(there) = maps.greatest(at, unit, &cells) {
+                    seen.spread.offer(picture, there, h * w, mean, map);
                 }
             }
         }
@@ -211,9 +182,9 @@ impl Gather {
     }
 
     /// The exemplars of every unit, and those at places drawn at random where they were asked for. Errs where
-    /// fewer pictures were seen than exemplars are wanted.
+    /// fewer pictures were seen than exemplars are wanted, or fewer are left without near-duplicates.
     pub fn finish(mut self) -> anyhow::Result<(SiteExemplars, Option<SiteExemplars>)> {
-        let Config { top_k: k, quantile, spread } = self.config;
+        let Config { top_k: k, quantile, spread, max_near_duplicates } = self.config;
         if self.n_pictures < k {
             return Err(inconclusive!(
                 "{} pictures are too few to keep the best {k} of each unit; add pictures or lower --top-k",
@@ -221,10 +192,21 @@ impl Gather {
             ));
         }
         let (n_units, h, w) = self.shape.context("no picture was looked at")?;
+        // Every unit sees the same pictures.
+        let n_left = self.units.iter().map(|seen| seen.top.len()).min().unwrap_or_default();
+        if n_left < k {
+            return Err(inconclusive!(
+                "{} pictures are too few to keep the best {k} of each unit: with --max-near-duplicates {max_near_duplicates} only {n_left} of them differ enough; add other pictures, lower --top-k, or raise that limit (0 is none)",
+                self.n_pictures
+            ));
+        }
         let dead = |seen: &Seen| seen.tail.range().is_none_or(|(low, high)| low == high);
-        let dead = self.units.iter().map(dead).collect();
+        let dead: Vec<bool> = self.units.iter().map(dead).collect();
         let quantiles = self.units.par_iter_mut().map(|seen| seen.tail.quantile(quantile));
         let thresholds: Vec<f32> = quantiles.collect::<Option<_>>().context("no value was seen")?;
+        let units = self.units.iter().zip(&thresholds).zip(&dead);
+        let saturated = units.map(|((seen, &threshold), dead)| !dead && seen.saturates(threshold));
+        let saturated = saturated.collect();
         let mut found = SiteExemplars {
             n_units,
             k,
@@ -236,6 +218,7 @@ impl Gather {
             maps: vec![],
             thresholds,
             dead,
+            saturated,
             site: self.site,
         };
         let drawn = spread.map(|_| {
@@ -273,7 +256,7 @@ impl Gather {
                     ));
                 }
                 self.shape = Some((c, h, w));
-                let top = TopK::new(self.config.top_k);
+                let top = TopK::new(self.config.top_k, self.config.max_near_duplicates);
                 let tail = Tail::new((self.n_expected * h * w) as u64, self.config.quantile);
                 let seen = Seen { spread: top.clone(), top, tail };
                 self.units = vec![seen; c];
@@ -287,8 +270,8 @@ impl Gather {
 struct Surveyed<'a> {
     units: &'a mut [Seen],
     n_values: usize,
-    /// Of each unit, where all its values are finite.
-    highest: Vec<Option<f32>>,
+    /// Of each unit, where all its values are finite, the least and the greatest.
+    ranges: Vec<Option<(f32, f32)>>,
 }
 
 impl Survey for Surveyed<'_> {
@@ -303,7 +286,7 @@ impl Survey for Surveyed<'_> {
     fn range(&mut self, unit: usize, range: Option<(f32, f32)>) {
         if let Some(range) = range {
             self.units[unit].tail.count(self.n_values, range);
-            self.highest[unit] = Some(range.1);
+            self.ranges[unit] = Some(range);
         }
     }
 }
@@ -315,11 +298,28 @@ fn to_half(map: &[f32], to: &mut [f16]) {
     to.convert_from_f32_slice(&cut);
 }
 
+/// The mean of a map of which all values are the same.
+fn flat((least, most): (f32, f32)) -> Option<f64> {
+    (least == most).then_some(f64::from(most))
+}
+
+/// Of a map's values, in their order and in double precision, so that it is the same wherever it is taken.
+fn mean(map: &[f32]) -> f64 {
+    map.iter().copied().map(f64::from).sum::<f64>() / map.len() as f64
+}
+
 impl Seen {
+    /// Whether its pictures cannot be ranked, or it is nowhere above its threshold.
+    fn saturates(&self, threshold: f32) -> bool {
+        let activations = || self.top.iter().map(|it| it.activation);
+        let tied = 1 < self.top.len() && activations().next() == activations().last();
+        tied || self.tail.range().is_some_and(|(_, most)| most <= threshold)
+    }
+
     /// The `k` pictures in which the unit fires at a place drawn. Where there are fewer they repeat, and where
     /// there is none the strongest stand in.
-    fn spread(&self, k: usize, threshold: f32) -> impl Iterator<Item = (usize, f32, &[f16])> {
-        let fires: Vec<_> = self.spread.iter().filter(|it| threshold < it.1).collect();
+    fn spread(&self, k: usize, threshold: f32) -> impl Iterator<Item = Kept<'_>> {
+        let fires: Vec<_> = self.spread.iter().filter(|it| threshold < it.activation).collect();
         let from = if fires.is_empty() { self.top.iter().collect() } else { fires };
         from.into_iter().cycle().take(k)
     }
@@ -332,7 +332,12 @@ mod tests {
     use super::*;
     use crate::error::{Kind, kind};
 
-    const CONFIG: Config = Config { top_k: 3, quantile: 0.99, spread: None };
+    const CONFIG: Config =
+        Config { top_k: 3, quantile: 0.99, spread: None, max_near_duplicates: 1 };
+
+    fn keys(ids: &[usize]) -> Vec<PictureKey> {
+        ids.iter().copied().map(PictureKey::numbered).collect()
+    }
 
     /// Outputs of `n` pictures from `first` on, with different values everywhere.
     fn outputs(first: usize, n: usize, c: usize, side: usize) -> Tensor {
@@ -346,7 +351,7 @@ mod tests {
         let mut gather = Gather::new("layer1", CONFIG, 1000);
         for first in pictures.clone().step_by(4) {
             let ids: Vec<usize> = (first..pictures.end.min(first + 4)).collect();
-            gather.add(&outputs(first, ids.len(), 5, 4), &ids).unwrap();
+            gather.add(&outputs(first, ids.len(), 5, 4), &keys(&ids)).unwrap();
         }
         gather
     }
@@ -365,11 +370,11 @@ mod tests {
     #[test]
     fn what_is_spread_is_drawn_evenly_from_where_units_fire() {
         let (n, c, side, k) = (400, 40, 4, 10);
-        let config = Config { top_k: k, quantile: 0.9, spread: Some(1) };
+        let config = Config { top_k: k, quantile: 0.9, spread: Some(1), ..CONFIG };
         let gather = |pictures: std::ops::Range<usize>| {
             let mut gather = Gather::new("layer1", config, n);
             let ids: Vec<usize> = pictures.collect();
-            gather.add(&outputs(ids[0], ids.len(), c, side), &ids).unwrap();
+            gather.add(&outputs(ids[0], ids.len(), c, side), &keys(&ids)).unwrap();
             gather
         };
         let (strongest, drawn) = gather(0..n).finish().unwrap();
@@ -400,7 +405,7 @@ mod tests {
     fn where_no_place_drawn_fires_the_strongest_stand_in() {
         let config = Config { spread: Some(0), ..CONFIG };
         let mut gather = Gather::new("layer1", config, 1_000_000_000);
-        gather.add(&outputs(0, 9, 2, 4), &[0, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        gather.add(&outputs(0, 9, 2, 4), &keys(&[0, 1, 2, 3, 4, 5, 6, 7, 8])).unwrap();
         let (strongest, drawn) = gather.finish().unwrap();
         assert_eq!(drawn, Some(strongest));
     }
@@ -409,10 +414,12 @@ mod tests {
     fn a_view_of_another_dtype_is_read_as_it_looks() {
         let ys = outputs(0, 4, 6, 4);
         let mut plain = Gather::new("layer1", CONFIG, 1000);
-        plain.add(&ys.narrow(1, 2, 3).unwrap().contiguous().unwrap(), &[0, 1, 2, 3]).unwrap();
+        plain
+            .add(&ys.narrow(1, 2, 3).unwrap().contiguous().unwrap(), &keys(&[0, 1, 2, 3]))
+            .unwrap();
         let mut view = Gather::new("layer1", CONFIG, 1000);
         let ys = ys.to_dtype(DType::F64).unwrap().narrow(1, 2, 3).unwrap();
-        view.add(&ys, &[0, 1, 2, 3]).unwrap();
+        view.add(&ys, &keys(&[0, 1, 2, 3])).unwrap();
         assert_eq!(plain.finish().unwrap(), view.finish().unwrap());
     }
 
@@ -427,7 +434,7 @@ mod tests {
     fn features_are_maps_of_one_position() {
         let mut gather = Gather::new("fc", CONFIG, 1000);
         let ys = Tensor::new(&[[1f32, 0.0], [3.0, 0.0], [2.0, 0.0]], &Device::Cpu).unwrap();
-        gather.add(&ys, &[7, 8, 9]).unwrap();
+        gather.add(&ys, &keys(&[7, 8, 9])).unwrap();
         let site = gather.finish().unwrap().0;
         assert_eq!(site.ids, [8, 9, 7, 7, 8, 9]);
         assert_eq!((site.map, site.dead), ((1, 1), vec![false, true]));
@@ -447,7 +454,7 @@ mod tests {
             let mut values = vec![1.0; 2 * 5 * 16];
             values[16 * 5 + 3 * 16 + 7] = bad;
             let ys = Tensor::from_vec(values, (2, 5, 4, 4), &Device::Cpu).unwrap();
-            let error = gather.add(&ys, &[10, 11]).unwrap_err();
+            let error = gather.add(&ys, &keys(&[10, 11])).unwrap_err();
             check_message(error, Kind::Inconclusive, &["layer1:3", "picture 11", name]);
         }
     }
@@ -462,18 +469,19 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let add = |ys: Tensor, ids: &[usize]| gather(0..4).add(&ys, ids).unwrap_err();
+        let add = |ys: Tensor, ids: &[usize]| gather(0..4).add(&ys, &keys(ids)).unwrap_err();
         check_message(add(outputs(0, 2, 5, 3), &[0, 1]), Kind::System, &["(5, 4, 4)", "(5, 3, 3)"]);
         check_message(add(outputs(0, 2, 5, 4), &[0]), Kind::System, &["2 outputs for 1 pictures"]);
         let empty = Tensor::zeros((2, 5, 0, 0), DType::F32, &Device::Cpu).unwrap();
-        let error = Gather::new("conv9", CONFIG, 1000).add(&empty, &[0, 1]).unwrap_err();
+        let error = Gather::new("conv9", CONFIG, 1000).add(&empty, &keys(&[0, 1])).unwrap_err();
         check_message(error, Kind::Usage, &["conv9", "empty map"]);
         let flat = Tensor::zeros(5, DType::F32, &Device::Cpu).unwrap();
         check_message(add(flat, &[0]), Kind::System, &["[5]"]);
         let error = gather(0..4).merge(Gather::new("layer2", CONFIG, 1000)).unwrap_err();
         check_message(error, Kind::System, &["layer1", "layer2"]);
         for config in [Config { top_k: 0, ..CONFIG }, Config { quantile: 1.0, ..CONFIG }] {
-            let error = Gather::new("x", config, 1000).add(&outputs(0, 1, 5, 4), &[0]).unwrap_err();
+            let error =
+                Gather::new("x", config, 1000).add(&outputs(0, 1, 5, 4), &keys(&[0])).unwrap_err();
             check_message(error, Kind::Usage, &[]);
         }
     }
@@ -484,7 +492,7 @@ mod tests {
             let mut gather = Gather::new("layer1", CONFIG, n_expected);
             for batch in 0..40 {
                 let ids: Vec<usize> = (batch * 8..batch * 8 + 8).collect();
-                gather.add(&outputs(batch * 8, 8, 64, 14), &ids).unwrap();
+                gather.add(&outputs(batch * 8, 8, 64, 14), &keys(&ids)).unwrap();
                 assert!(gather.tail_bytes() <= 64 * most, "{n_expected} {}", gather.tail_bytes());
             }
         }

@@ -13,6 +13,7 @@ pub mod tail;
 
 mod buckets;
 mod gather;
+mod maps;
 mod on_device;
 mod topk;
 
@@ -20,6 +21,7 @@ use half::f16;
 
 use crate::unit::Unit;
 use crate::usage;
+use topk::Kept;
 
 pub use gather::Gather;
 pub use mask::mask;
@@ -33,12 +35,14 @@ pub struct Config {
     /// Whether each unit also keeps as many pictures in which it fires at [places drawn at random](spread), and
     /// the seed of the draw.
     pub spread: Option<u64>,
+    /// The most pictures of one group of near-duplicates that a unit keeps; 0 is no limit.
+    pub max_near_duplicates: usize,
 }
 
-/// Those of Hernandez et al. 2022.
+/// Those of Hernandez et al. 2022, but that near-duplicates count once.
 impl Default for Config {
     fn default() -> Config {
-        Config { top_k: 15, quantile: 0.99, spread: None }
+        Config { top_k: 15, quantile: 0.99, spread: None, max_near_duplicates: 1 }
     }
 }
 
@@ -54,6 +58,24 @@ impl Config {
     }
 }
 
+/// A picture, and what tells it from others whatever it is called and wherever it stands among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureKey {
+    /// Its place in the data set.
+    pub id: usize,
+    /// A hash of what it shows.
+    pub content: u64,
+    /// The same number as that of its near-duplicates.
+    pub group: usize,
+}
+
+impl PictureKey {
+    /// A picture of which nothing but its place is known.
+    pub fn numbered(id: usize) -> PictureKey {
+        PictureKey { id, content: id as u64, group: id }
+    }
+}
+
 /// What the units of one site fire on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SiteExemplars {
@@ -66,9 +88,9 @@ pub struct SiteExemplars {
     pub map: (usize, usize),
     /// Pictures that were looked at.
     pub n_pictures: usize,
-    /// `(units, k)`: picture ids, descending activation, of equal ones the lowest picture first.
+    /// `(units, k)`: picture ids, descending activation; of equal ones first where the map's mean is higher.
     pub ids: Vec<usize>,
-    /// `(units, k)`: the greatest value over all positions.
+    /// `(units, k)`: the greatest value over all positions, before an upper clamp that the site ends in.
     pub activations: Vec<f32>,
     /// `(units, k, h, w)`: in half precision as on disk, so that a mask is the same from either.
     pub maps: Vec<f16>,
@@ -76,14 +98,17 @@ pub struct SiteExemplars {
     pub thresholds: Vec<f32>,
     /// `(units,)`: the same value at every position of every picture.
     pub dead: Vec<bool>,
+    /// `(units,)`: not dead, and its pictures cannot be ranked, as all that were kept are equally strong, or nothing is
+    /// above its threshold.
+    pub saturated: Vec<bool>,
 }
 
 impl SiteExemplars {
     /// Takes in the next picture of a unit, with its activation and its map.
-    fn push(&mut self, (id, activation, map): (usize, f32, &[f16])) {
-        self.ids.push(id);
-        self.activations.push(activation);
-        self.maps.extend_from_slice(map);
+    fn push(&mut self, kept: Kept<'_>) {
+        self.ids.push(kept.picture.id);
+        self.activations.push(kept.activation);
+        self.maps.extend_from_slice(kept.map);
     }
 
     /// The picture ids of one unit, best first.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use anyhow::ensure;
 use candle_core::{DType, Tensor};
 
-use super::gather::Maps;
+use super::maps::Maps;
 use crate::model::engine::Survey;
 
 /// Values that are looked at together, where one picture has not more: what is needed beside them on the device is
@@ -41,13 +41,13 @@ pub(super) struct Fetched {
 
 impl Fetched {
     /// Copies of the maps `ys` `(n, c, h, w)` every range, the values above their unit's floor, those at the `cells` of
-    /// their picture, and maps that are wanted as a whole: `is_wanted` is told picture, unit and greatest value.
+    /// their picture, and maps that are wanted as a whole: `is_wanted` is told picture, unit and range.
     /// The first map that has a value which is not finite is copied, too.
     pub(super) fn of(
         ys: &Tensor,
         floors: &[f32],
         cells: &[Vec<(usize, usize)>],
-        is_wanted: impl Fn(&Fetched, usize, usize, f32) -> bool,
+        is_wanted: impl Fn(&Fetched, usize, usize, (f32, f32)) -> bool,
     ) -> anyhow::Result<Fetched> {
         let (n, c, h, w) = ys.dims4()?;
         ensure!(
@@ -83,7 +83,7 @@ impl Fetched {
                 }
                 continue;
             };
-            if floors[unit] < least || is_wanted(&fetched, picture, unit, most) {
+            if floors[unit] < least || is_wanted(&fetched, picture, unit, (least, most)) {
                 whole.push(row);
             } else if floors[unit] < most {
                 parts.push(row);
@@ -188,7 +188,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::{Config, Gather};
+    use super::super::{Config, Gather, PictureKey};
     use super::*;
 
     /// Maps of few different values where `n_levels` are few, some of them on a plateau at zero.
@@ -200,6 +200,12 @@ mod tests {
         };
         let values: Vec<f32> = (0..n).map(|_| value()).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// Pictures of which every two are near-duplicates.
+    fn keys(ids: &[usize]) -> Vec<PictureKey> {
+        let key = |&id: &usize| PictureKey { group: id / 2, ..PictureKey::numbered(id) };
+        ids.iter().map(key).collect()
     }
 
     /// The same batches, seen by the engine and as if on another device.
@@ -217,6 +223,7 @@ mod tests {
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
             let (some, after) = rest.split_at(rng.random_range(1..=rest.len().min(9)));
+            let some = &keys(some);
             let ys = maps(&mut rng, (some.len(), c, h, w), n_levels);
             own.add(&ys, some).unwrap();
             other.see_on_device(&ys, some).unwrap();
@@ -235,6 +242,7 @@ mod tests {
                 top_k: rng.random_range(1..8),
                 quantile: [0.5, 0.9, 0.99, 0.995][rng.random_range(0..4)],
                 spread: rng.random_bool(0.5).then_some(seed),
+                max_near_duplicates: rng.random_range(0..3),
             };
             let shape = (rng.random_range(1..40), rng.random_range(1..15), rng.random_range(1..15));
             let n_levels = [1, 2, 9, 1 << 20][rng.random_range(0..4)];
@@ -245,7 +253,7 @@ mod tests {
     /// As long that buckets are kept, and their floor rises.
     #[test]
     fn so_it_is_of_a_long_stream() {
-        let config = Config { top_k: 3, quantile: 0.9, spread: Some(2) };
+        let config = Config { top_k: 3, quantile: 0.9, spread: Some(2), max_near_duplicates: 1 };
         for n_levels in [30, 1 << 20] {
             check(7, config, (2, 90, 93), 90, n_levels);
         }
@@ -253,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_is_refused_in_the_same_words() {
-        let config = Config { top_k: 3, quantile: 0.9, spread: Some(2) };
+        let config = Config { top_k: 3, quantile: 0.9, spread: Some(2), max_near_duplicates: 1 };
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut rng = ChaCha8Rng::seed_from_u64(3);
             let [mut own, mut other] = both(config, 8);
@@ -264,11 +272,11 @@ mod tests {
             }
             let ys = Tensor::from_vec(values, (4, 5, 2, 3), &Device::Cpu).unwrap();
             let first = maps(&mut rng, (4, 5, 2, 3), 1 << 20);
-            own.add(&first, &[0, 1, 2, 3]).unwrap();
-            other.see_on_device(&first, &[0, 1, 2, 3]).unwrap();
-            let wanted = own.add(&ys, &[4, 5, 6, 7]).unwrap_err().to_string();
+            own.add(&first, &keys(&[0, 1, 2, 3])).unwrap();
+            other.see_on_device(&first, &keys(&[0, 1, 2, 3])).unwrap();
+            let wanted = own.add(&ys, &keys(&[4, 5, 6, 7])).unwrap_err().to_string();
             assert!(wanted.contains("layer1:3 is") && wanted.contains("picture 5"), "{wanted}");
-            let found = other.see_on_device(&ys, &[4, 5, 6, 7]).unwrap_err().to_string();
+            let found = other.see_on_device(&ys, &keys(&[4, 5, 6, 7])).unwrap_err().to_string();
             assert_eq!(found, wanted);
         }
     }
@@ -281,7 +289,7 @@ mod tests {
         let cells = [vec![], vec![(2, 3), (10, 6)], vec![]];
         // All of the first unit, nothing of the second, something of the others.
         let floors = [-100., 100., 1., 2., 3.];
-        let asked = |maps: &Fetched, picture, unit, highest: f32| {
+        let asked = |maps: &Fetched, picture, unit, (_, highest): (f32, f32)| {
             let there = maps.greatest(picture, unit, &cells[picture]);
             assert_eq!(there.is_some(), picture == 1);
             assert!(there.is_none_or(|it| it <= highest));

@@ -8,10 +8,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The places drawn in a picture, down and across in 0..1: none in most where there are many pictures, several
-/// where there are few. `expected` is how many there are in the mean.
-pub(super) fn places(picture: usize, expected: f64, seed: u64) -> Vec<(f32, f32)> {
+/// where there are few. `expected` is how many there are in the mean. Which they are depends on the picture's `content`,
+/// not on its name or its place among others.
+pub(super) fn places(content: u64, expected: f64, seed: u64) -> Vec<(f32, f32)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(picture as u64);
+    rng.set_stream(content);
     let n = (expected + rng.random::<f64>()).floor() as usize;
     (0..n).map(|_| (rng.random(), rng.random())).collect()
 }

@@ -59,6 +59,7 @@ fn to_bytes(site: &SiteExemplars) -> Vec<u8> {
         Entry::f32("thresholds", &[u], &site.thresholds),
         Entry::new("maps", "F16", &[u, k, h, w], &site.maps, |it| it.to_le_bytes()),
         Entry::new("dead", "U8", &[u], &site.dead, |&it| [u8::from(it)]),
+        Entry::new("saturated", "U8", &[u], &site.saturated, |&it| [u8::from(it)]),
     ];
     write::to_bytes(&metadata, tensors)
 }
@@ -82,6 +83,9 @@ fn from_bytes(site: &str, bytes: &[u8]) -> anyhow::Result<SiteExemplars> {
         }
         Ok(tensor.data())
     };
+    let flags = |name: &str| -> anyhow::Result<Vec<bool>> {
+        Ok(data(name, Dtype::U8, &[u])?.iter().map(|&it| it != 0).collect())
+    };
     let ids = words(data("ids", Dtype::I64, &[u, k])?, i64::from_le_bytes);
     let ids: Result<Vec<usize>, _> = ids.into_iter().map(usize::try_from).collect();
     Ok(SiteExemplars {
@@ -95,7 +99,12 @@ fn from_bytes(site: &str, bytes: &[u8]) -> anyhow::Result<SiteExemplars> {
         activations: words(data("activations", Dtype::F32, &[u, k])?, f32::from_le_bytes),
         maps: words(data("maps", Dtype::F16, &[u, k, h, w])?, f16::from_le_bytes),
         thresholds: words(data("thresholds", Dtype::F32, &[u])?, f32::from_le_bytes),
-        dead: data("dead", Dtype::U8, &[u])?.iter().map(|&it| it != 0).collect(),
+        dead: flags("dead")?,
+        // Files from before units were called saturated do not have it.
+        saturated: match tensors.names().contains(&"saturated") {
+            true => flags("saturated")?,
+            false => vec![false; u],
+        },
     })
 }
 
@@ -124,6 +133,7 @@ mod tests {
             maps: [0.5, 1.25, 0., 0.].map(f16::from_f32).to_vec(),
             thresholds: vec![0.5, 0.],
             dead: vec![false, true],
+            saturated: vec![true, false],
         }
     }
 

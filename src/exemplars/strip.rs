@@ -81,6 +81,7 @@ mod tests {
             maps: [1., 0., 0., 0.].map(f16::from_f32).to_vec(),
             thresholds: vec![0.9],
             dead: vec![false],
+            saturated: vec![false],
         };
         let strips =
             strips(&site, &[0], |_| Ok(RgbImage::from_pixel(8, 8, Rgb([200, 200, 200])))).unwrap();

@@ -32,6 +32,8 @@ pub enum Curve {
     HardSwish,
     /// `min(max(x + 3, 0), 6) / 6`, which is not zero at zero.
     HardSigmoid,
+    /// `max(x + 3, 0) / 6`: the hard sigmoid before its upper clamp. No network has it; units are ranked by it.
+    HardSigmoidUnclamped,
 }
 
 /// One operation. Maps are `(n, c, h, w)`, tokens `(n, t, c)`, features `(n, f)`.
@@ -228,6 +230,18 @@ impl Op {
         }
     }
 
+    /// The op without its upper clamp, and the value at which it clamps.
+    ///
+    /// Every value beyond the clamp looks the same after it, so which picture excites a unit most is only known before
+    /// it. A hard swish is not bounded above, and a sigmoid reaches 1 by rounding alone.
+    pub(super) fn unclamped(&self) -> Option<(Op, f32)> {
+        match self {
+            Op::Relu6 => Some((Op::Relu, 6.)),
+            Op::Curve(Curve::HardSigmoid) => Some((Op::Curve(Curve::HardSigmoidUnclamped), 1.)),
+            _ => None,
+        }
+    }
+
     /// Whether the op works on each channel alone and turns a channel of zeros into zeros.
     ///
     /// Only then does zeroing the channel before it equal zeroing the channel after it.
@@ -240,7 +254,9 @@ impl Op {
             | Op::GlobalAvgPool
             | Op::Flatten
             | Op::TakeClass => true,
-            Op::Curve(curve) => !matches!(curve, Curve::Sigmoid | Curve::HardSigmoid),
+            Op::Curve(curve) => {
+                !matches!(curve, Curve::Sigmoid | Curve::HardSigmoid | Curve::HardSigmoidUnclamped)
+            }
             Op::Input
             | Op::Conv2d { .. }
             | Op::BatchNorm { .. }

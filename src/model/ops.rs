@@ -166,6 +166,7 @@ fn bend(curve: Curve, xs: &Tensor) -> Result<Tensor> {
         Curve::Sigmoid => sigmoid(xs),
         Curve::HardSwish => hard_sigmoid(xs)? * xs,
         Curve::HardSigmoid => hard_sigmoid(xs),
+        Curve::HardSigmoidUnclamped => (xs + 3.)?.relu()? / 6.,
     }
 }
 

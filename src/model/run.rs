@@ -20,6 +20,12 @@ pub trait Tap {
     /// is what the next nodes see.
     fn at(&mut self, id: NodeId, first: usize, ys: Tensor) -> anyhow::Result<Tensor>;
 
+    /// Whether it is to be called with a node's output before the upper clamp, where the node has one (ReLU6 as if it
+    /// were ReLU). What it returns is clamped before the next nodes see it.
+    fn sees_unclamped(&self, _: NodeId) -> bool {
+        false
+    }
+
     /// Maps where the engine holds them: who takes them so and says `true` is spared the copy that
     /// [`at`](Tap::at) is given.
     fn look(&mut self, _: NodeId, _first: usize, _: &mut Blocks<'_>) -> anyhow::Result<bool> {
@@ -223,7 +229,7 @@ impl Network {
         Ok(halfway)
     }
 
-    /// Runs what lies behind, the tap seeing the node stopped at first.
+    /// Runs what lies behind, the tap seeing the node stopped at first, and that one clamped in any case.
     pub fn resume(&self, halfway: &Halfway, tap: &mut impl Tap) -> anyhow::Result<Tensor> {
         let mut values = halfway.values.clone();
         let stopped = values[halfway.at].take().context("a run was stopped before it began")?;
@@ -258,9 +264,15 @@ impl Network {
             if let [_, _, h, w] = *inputs[0].dims() {
                 check_sides(node, (h, w))?;
             }
-            let ys = ops::eval(&node.op, &self.params[id], &inputs)
+            let unclamped = node.op.unclamped().filter(|_| tap.sees_unclamped(id));
+            let op = unclamped.map_or(node.op, |it| it.0);
+            let ys = ops::eval(&op, &self.params[id], &inputs)
                 .with_context(|| format!("cannot run `{}` on {:?}", node.name, inputs[0].dims()))?;
-            values[id] = Some(tap.at(id, 0, ys)?);
+            let ys = tap.at(id, 0, ys)?;
+            values[id] = Some(match unclamped {
+                Some((_, most)) => ys.minimum(most)?,
+                None => ys,
+            });
             for &input in &node.inputs {
                 if self.last_readers[input] == Some(id) {
                     values[input] = None;

@@ -58,6 +58,15 @@ pub struct Observed {
     pub in_scope: usize,
     pub unknown: usize,
     pub dead: usize,
+    #[serde(default)]
+    pub saturated: usize,
+}
+
+impl Observed {
+    /// Units in scope of which nothing is known.
+    pub fn unseen(&self) -> usize {
+        self.unknown + self.dead + self.saturated
+    }
 }
 
 /// One rule's result.
@@ -93,6 +102,7 @@ pub fn check(policy: &Policy, facts: &Facts<'_>) -> Checked {
         units: facts.descriptions.len(),
         unknown: of(Status::Unknown),
         dead: of(Status::Dead),
+        saturated: of(Status::Saturated),
     };
     let mut gates = gates::on_known(&policy.gates, known);
     gates.extend(scopes(policy, &outcomes, facts.descriptions));
@@ -190,6 +200,7 @@ fn check_rule(
         let sure = description.best().is_some_and(|it| rule.scope.min_confidence <= it.confidence);
         match description.status {
             Status::Dead => observed.dead += 1,
+            Status::Saturated => observed.saturated += 1,
             Status::Described if sure => {}
             Status::Described | Status::Unknown => observed.unknown += 1,
         }
@@ -206,7 +217,7 @@ fn check_rule(
 
 fn judge(rule: &Rule, observed: &Observed, unused: Option<Level>) -> (CheckStatus, Vec<String>) {
     let why = exceeded(&rule.limit, observed);
-    let described = observed.in_scope - observed.unknown - observed.dead;
+    let described = observed.in_scope - observed.unseen();
     match rule.level {
         Level::Deny if !why.is_empty() => (CheckStatus::Violated, why),
         Level::Warn if !why.is_empty() => (CheckStatus::Warned, why),

@@ -9,7 +9,7 @@ use super::check::CheckStatus;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Gates {
-    /// Units that nothing is known of, of all that were looked at.
+    /// Units that nothing is known of though they fire, saturated ones among them, of all that were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_share: Option<Share>,
     /// Units that never change.
@@ -219,12 +219,14 @@ pub struct Known {
     pub units: usize,
     pub unknown: usize,
     pub dead: usize,
+    pub saturated: usize,
 }
 
 /// The gates on what was looked at.
 pub(super) fn on_known(gates: &Gates, known: Known) -> Vec<Gate> {
+    let unknown = if known.saturated == 0 { "are unknown" } else { "are unknown or saturated" };
     let shares = [
-        ("unknown-share", gates.unknown_share, known.unknown, "are unknown"),
+        ("unknown-share", gates.unknown_share, known.unknown + known.saturated, unknown),
         ("dead-share", gates.dead_share, known.dead, "are dead"),
     ];
     let gate = |(id, share, n, are): (&str, Option<Share>, usize, &str)| {

@@ -58,25 +58,24 @@ fn head(report: &Report) -> String {
 fn looked_at(report: &Report) -> String {
     let all = &report.coverage;
     let layers: Vec<String> = report.layers.iter().map(|it| text(&it.name)).collect();
-    let unseen = all.unknown + all.dead;
+    let unseen = all.unseen();
     let share = if all.units == 0 { 0. } else { unseen as f64 / all.units as f64 };
     format!(
-        "{} in {} ({}) were looked at on {}: {} described, {} unknown, {} dead. \
+        "{} in {} ({}) were looked at on {}: {} described, {}. \
          Of {unseen} of them ({}) nothing is known; they do not count as clean.",
         counted(all.units, "unit"),
         counted(layers.len(), "layer"),
         layers.join(", "),
         counted(report.data.images, "picture"),
         all.described,
-        all.unknown,
-        all.dead,
+        super::unseen_in_words(all.unknown, all.dead, all.saturated),
         percent(share)
     )
 }
 
 fn rules(report: &Report) -> String {
     let mut lines = vec![
-        "| rule | what it matches | level | status | units | allowed | excepted | unknown or dead | in scope |".to_owned(),
+        "| rule | what it matches | level | status | units | allowed | excepted | nothing known | in scope |".to_owned(),
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
     ];
     for rule in &report.rules {
@@ -90,7 +89,7 @@ fn rules(report: &Report) -> String {
             observed.units,
             allowed(&rule.limits),
             rule.excepted.len(),
-            observed.unknown + observed.dead,
+            observed.unseen(),
             observed.in_scope
         ));
     }

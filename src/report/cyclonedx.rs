@@ -86,8 +86,9 @@ fn metrics(report: &Report) -> Vec<Value> {
 }
 
 fn limitations(report: &Report) -> Vec<String> {
-    let Coverage { units, unknown, dead, .. } = report.coverage;
-    let unseen = unknown + dead;
+    let Coverage { units, unknown, dead, saturated, .. } = report.coverage;
+    let unseen = report.coverage.unseen();
+    let kinds = super::unseen_in_words(unknown, dead, saturated);
     let share = percent(if units == 0 { 0. } else { unseen as f64 / units as f64 });
     let layers: Vec<&str> = report.layers.iter().map(|it| it.name.as_str()).collect();
     vec![
@@ -95,10 +96,7 @@ fn limitations(report: &Report) -> Vec<String> {
             "Units are described by a program ({}), not by people.",
             report.descriptions.method
         ),
-        format!(
-            "Of {unseen} of {} ({share}) nothing is known: {unknown} unknown, {dead} dead.",
-            counted(units, "unit")
-        ),
+        format!("Of {unseen} of {} ({share}) nothing is known: {kinds}.", counted(units, "unit")),
         clean(&format!("Only these layers were looked at: {}.", layers.join(", "))),
     ]
 }

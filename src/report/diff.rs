@@ -310,8 +310,10 @@ impl Diff {
         let Pair { old, new } = self.coverage;
         let coverage = |it: Coverage| {
             format!(
-                "{} of {} units described, {} unknown, {} dead",
-                it.described, it.units, it.unknown, it.dead
+                "{} of {} units described, {}",
+                it.described,
+                it.units,
+                super::unseen_in_words(it.unknown, it.dead, it.saturated)
             )
         };
         match self.coverage.is_same() {

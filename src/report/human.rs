@@ -3,7 +3,9 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::table::word;
-use super::{AccuracyReport, EditReport, Report, RuleReport, TestReport, Verdict};
+use super::{
+    AccuracyReport, EditReport, NearDuplicatesReport, Report, RuleReport, TestReport, Verdict,
+};
 use crate::evaluate::ClassAccuracy;
 use crate::policy::{CheckStatus, ExceptionStatus};
 
@@ -59,10 +61,16 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
         line(tests_table(report, width).trim_fmt());
         report.accuracy.iter().flat_map(class_lines).for_each(|it| line(shortened(&it, width)));
     }
+    let near = report.data.near_duplicates.iter().map(near_duplicates);
     let skipped =
         report.data.skipped.iter().map(|it| format!("skipped {}: {}", it.file, it.reason));
-    let notes: Vec<String> =
-        report.warnings.iter().map(|it| format!("warning: {it}")).chain(skipped).collect();
+    let notes: Vec<String> = report
+        .warnings
+        .iter()
+        .map(|it| format!("warning: {it}"))
+        .chain(near)
+        .chain(skipped)
+        .collect();
     if !notes.is_empty() {
         line(String::new());
         for note in notes.iter().take(MAX_UNITS) {
@@ -81,6 +89,22 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
         line(shortened(next, width));
     }
     text
+}
+
+fn near_duplicates(it: &NearDuplicatesReport) -> String {
+    let kept = match it.kept {
+        0 => "no limit".to_owned(),
+        n => format!("{n} kept of a group"),
+    };
+    let such = it.first.first().map_or(String::new(), |it| {
+        let named: Vec<&str> = it.iter().take(2).map(String::as_str).collect();
+        format!(", such as {}", named.join(" and "))
+    });
+    format!(
+        "near-duplicates: {} in {}{such} ({kept} by a unit; --max-near-duplicates)",
+        counted(it.pictures, "picture"),
+        counted(it.groups, "group")
+    )
 }
 
 fn headline(report: &Report) -> String {
@@ -109,21 +133,20 @@ fn accuracy_line(accuracy: &AccuracyReport) -> String {
 }
 
 fn rules_table(report: &Report, width: usize) -> Table {
-    let mut table =
-        new_table(width, &["rule", "level", "status", "units", "in scope", "unknown", "dead"]);
+    let any = report.rules.iter().any(|it| 0 < it.observed.saturated);
+    let mut header = vec!["rule", "level", "status", "units", "in scope", "unknown", "dead"];
+    header.extend(any.then_some("saturated"));
+    let mut table = new_table(width, &header);
     for rule in &report.rules {
         let observed = &rule.observed;
-        table.add_row(vec![
-            rule.id.clone(),
-            word(&rule.level),
-            word(&rule.status),
-            observed.units.to_string(),
-            observed.in_scope.to_string(),
-            observed.unknown.to_string(),
-            observed.dead.to_string(),
-        ]);
+        let counts = [observed.units, observed.in_scope, observed.unknown, observed.dead];
+        let mut row = vec![rule.id.clone(), word(&rule.level), word(&rule.status)];
+        row.extend(
+            counts.into_iter().chain(any.then_some(observed.saturated)).map(|it| it.to_string()),
+        );
+        table.add_row(row);
     }
-    right(&mut table, 3..7);
+    right(&mut table, 3..header.len());
     table
 }
 
@@ -176,22 +199,23 @@ fn units_table(report: &Report, rule: &RuleReport, width: usize) -> Table {
 }
 
 fn layers_table(report: &Report, width: usize) -> Table {
-    let mut table = new_table(width, &["layer", "units", "described", "unknown", "dead"]);
-    for layer in &report.layers {
-        let counts = [layer.units, layer.described, layer.unknown, layer.dead];
-        let mut row = vec![shortened(&layer.name, MAX_TEXT)];
-        row.extend(counts.map(|count| count.to_string()));
-        table.add_row(row);
+    let all = &report.coverage;
+    let any = 0 < all.saturated;
+    let mut header = vec!["layer", "units", "described", "unknown", "dead"];
+    header.extend(any.then_some("saturated"));
+    let mut table = new_table(width, &header);
+    let mut add = |name: String, counts: [usize; 4], saturated: usize| {
+        let counts = counts.into_iter().chain(any.then_some(saturated));
+        table.add_row(std::iter::once(name).chain(counts.map(|it| it.to_string())));
+    };
+    for it in &report.layers {
+        let counts = [it.units, it.described, it.unknown, it.dead];
+        add(shortened(&it.name, MAX_TEXT), counts, it.saturated);
     }
     if 1 < report.layers.len() {
-        let all = &report.coverage;
-        let mut row = vec!["all".to_owned()];
-        row.extend(
-            [all.units, all.described, all.unknown, all.dead].map(|count| count.to_string()),
-        );
-        table.add_row(row);
+        add("all".to_owned(), [all.units, all.described, all.unknown, all.dead], all.saturated);
     }
-    right(&mut table, 1..5);
+    right(&mut table, 1..header.len());
     table
 }
 
@@ -303,7 +327,7 @@ fn verdict_line(report: &Report, color: bool) -> String {
     };
     let word = if color { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
     let coverage = &report.coverage;
-    let unseen = coverage.unknown + coverage.dead;
+    let unseen = coverage.unseen();
     match report.why.first() {
         Some(why) => format!("{word}  {}", shortened(why, 80)),
         None if report.edit.is_none() && 0 < unseen => format!(

@@ -228,6 +228,21 @@ pub struct DataReport {
     pub images: usize,
     pub skipped: Vec<Skipped>,
     pub manifest_sha256: String,
+    /// Where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near_duplicates: Option<NearDuplicatesReport>,
+}
+
+/// Pictures that are nearly the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearDuplicatesReport {
+    /// The most pictures of a group that a unit keeps.
+    pub kept: usize,
+    pub groups: usize,
+    /// Of all groups.
+    pub pictures: usize,
+    /// The files of the first groups.
+    pub first: Vec<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -250,15 +265,34 @@ pub struct Coverage {
     pub described: usize,
     pub unknown: usize,
     pub dead: usize,
+    #[serde(default)]
+    pub saturated: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl Coverage {
+    /// Units of which nothing is known.
+    pub fn unseen(&self) -> usize {
+        self.unknown + self.dead + self.saturated
+    }
+}
+
+/// `9 unknown, 1 dead`, and those that are saturated where there are any.
+pub(crate) fn unseen_in_words(unknown: usize, dead: usize, saturated: usize) -> String {
+    match saturated {
+        0 => format!("{unknown} unknown, {dead} dead"),
+        _ => format!("{unknown} unknown, {dead} dead, {saturated} saturated"),
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     pub name: String,
     pub units: usize,
     pub described: usize,
     pub unknown: usize,
     pub dead: usize,
+    #[serde(default)]
+    pub saturated: usize,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

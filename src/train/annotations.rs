@@ -160,6 +160,7 @@ pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
                     maps: words(maps.data(), f16::from_le_bytes),
                     thresholds: floats("thresholds", n_units)?,
                     dead: vec![false; n_units],
+                    saturated: vec![false; n_units],
                     site,
                 })
             })

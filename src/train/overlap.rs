@@ -117,7 +117,7 @@ pub fn overlap(
         batch_size: BATCH,
         threads: against.threads,
         max_unreadable: 0.01,
-        exemplars: exemplars::Config { top_k: TOP_K, quantile: 0.99, spread },
+        exemplars: exemplars::Config { top_k: TOP_K, spread, ..exemplars::Config::default() },
     };
     let none = Ablate::default();
     let found = pass::pass(&model.network, &probe, &sites, &none, &settings, "pictures", progress)?;

@@ -131,6 +131,7 @@ impl Regions {
                 maps: masks.iter().map(|&it| f16::from_f32(f32::from(it) / 255.)).collect(),
                 thresholds: vec![0.5; n],
                 dead: vec![false; n],
+                saturated: vec![false; n],
             },
             names,
             source: source.to_owned(),

@@ -57,8 +57,12 @@ def picture(id, side):
 def site(name, n, c, h, w, k, side):
     ys = activations(n, c, h, w)
     most = ys.reshape(n, c, -1).max(-1)
-    ids = np.stack([np.lexsort((np.arange(n), -most[:, u]))[:k] for u in range(c)])
+    # Of pictures that excite a unit equally the one that does so in more places; the number stands for the content.
+    mean = ys.reshape(n, c, -1).astype(np.float64).mean(-1)
+    ids = np.stack([np.lexsort((np.arange(n), -mean[:, u], -most[:, u]))[:k] for u in range(c)])
     thresholds = np.array([threshold(ys[:, u].ravel(), QUANTILE) for u in range(c)])
+    dead = ys.max((0, 2, 3)) == ys.min((0, 2, 3))
+    best = np.take_along_axis(most.T, ids, 1)
     above = np.stack([[upsample(ys[i, u], side) - thresholds[u] for i in ids[u]] for u in range(c)])
     assert (abs(np.delete(above, [2, 3], 0)) > 1e-6).all(), "a pixel at the threshold would be a toss-up"
     # A plateau at the threshold is not above it, whatever grid_sample's rounding makes of it.
@@ -78,12 +82,13 @@ def site(name, n, c, h, w, k, side):
     return {
         "site": name, "n": n, "c": c, "h": h, "w": w, "k": k, "side": side,
         "ids": ids.ravel().tolist(),
-        "dead": (ys.max((0, 2, 3)) == ys.min((0, 2, 3))).tolist(),
+        "dead": dead.tolist(),
+        "saturated": (~dead & ((best[:, 0] == best[:, -1]) | (thresholds == ys.max((0, 2, 3))))).tolist(),
         "thresholds": thresholds.astype(float).tolist(),
         "masks": np.packbits(masks.reshape(c, -1), axis=1).tobytes().hex(),
         "images_npy": saved(images), "masks_npy": saved(masks),
         "ids_csv": table(ids, "%i"),
-        "activations_csv": table(np.take_along_axis(most.T, ids, 1), "%.5e"),
+        "activations_csv": table(best, "%.5e"),
     }
 
 

@@ -41,11 +41,15 @@ def cropped(file):
 
 @torch.no_grad()
 def outputs(model, files):
-    """By site, `(pictures, units, h, w)`."""
+    """By site, `(pictures, units, h, w)`; of one that ends in ReLU6 as if it ended in ReLU."""
     kept = {site: [] for site in SITES}
     for site in SITES:
         module = model.get_submodule(site)
-        module.register_forward_hook(lambda _, __, ys, site=site: kept[site].append(ys.clone()))
+        if isinstance(module, torch.nn.Sequential) and isinstance(module[-1], torch.nn.ReLU6):
+            before = module[-2]
+            before.register_forward_hook(lambda _, __, ys, site=site: kept[site].append(ys.clamp(min=0)))
+        else:
+            module.register_forward_hook(lambda _, __, ys, site=site: kept[site].append(ys.clone()))
     for start in range(0, len(files), 20):
         model(torch.stack([NORMALISE(cropped(file)) for file in files[start : start + 20]]))
     return {site: torch.cat(ys).numpy() for site, ys in kept.items()}
@@ -54,8 +58,9 @@ def outputs(model, files):
 def exemplars(ys):
     """Ids `(units, K)`, thresholds `(units,)`."""
     n, c = ys.shape[:2]
-    most = ys.reshape(n, c, -1).max(-1)
-    ids = np.stack([np.lexsort((np.arange(n), -most[:, u]))[:K] for u in range(c)])
+    most, mean = ys.reshape(n, c, -1).max(-1), ys.reshape(n, c, -1).astype(np.float64).mean(-1)
+    # What is left are pictures on which a unit is zero: the number stands for the hash of their content.
+    ids = np.stack([np.lexsort((np.arange(n), -mean[:, u], -most[:, u]))[:K] for u in range(c)])
     return ids, np.array([threshold(ys[:, u].ravel(), QUANTILE) for u in range(c)])
 
 

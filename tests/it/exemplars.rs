@@ -1,8 +1,10 @@
 //! Exemplars against a straightforward script's, `tests/data/exemplars.py`.
 
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
 use milan::data::{self, Preprocess};
-use milan::exemplars::{Config, Exemplars, Gather, SiteExemplars, export, mask, store};
+use milan::exemplars::{Config, Exemplars, Gather, PictureKey, SiteExemplars, export, mask, store};
 use milan::files::sha256;
 use milan::model::Model;
 use milan::model::run::Ablate;
@@ -10,7 +12,7 @@ use milan::pass::{Probe, Settings, pass};
 use milan::weights::Weights;
 use serde::Deserialize;
 
-use crate::support::{shared_data, unhex};
+use crate::support::{folder, planted_files, run, shared_data, unhex};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -29,6 +31,7 @@ struct Site {
     side: usize,
     ids: Vec<usize>,
     dead: Vec<bool>,
+    saturated: Vec<bool>,
     thresholds: Vec<f32>,
     /// Eight pixels a byte, each unit beginning a new one.
     masks: String,
@@ -36,6 +39,10 @@ struct Site {
     masks_npy: String,
     ids_csv: String,
     activations_csv: String,
+}
+
+fn numbered(ids: &[usize]) -> Vec<PictureKey> {
+    ids.iter().copied().map(PictureKey::numbered).collect()
 }
 
 fn golden() -> Golden {
@@ -71,11 +78,14 @@ impl Site {
     }
 
     fn gather(&self, quantile: f64, pictures: std::ops::Range<usize>) -> Gather {
-        let mut gather =
-            Gather::new(&self.site, Config { top_k: self.k, quantile, spread: None }, self.n);
+        let mut gather = Gather::new(
+            &self.site,
+            Config { top_k: self.k, quantile, ..Config::default() },
+            self.n,
+        );
         let ids: Vec<usize> = pictures.collect();
         for ids in ids.chunks(7) {
-            gather.add(&self.outputs(ids), ids).unwrap();
+            gather.add(&self.outputs(ids), &numbered(ids)).unwrap();
         }
         gather
     }
@@ -106,6 +116,7 @@ fn pictures_and_thresholds_are_the_scripts() {
         let found = site.find(golden.quantile);
         assert_eq!(found.ids, site.ids, "{}", site.site);
         assert_eq!(found.dead, site.dead, "{}", site.site);
+        assert_eq!(found.saturated, site.saturated, "{}", site.site);
         assert_eq!(found.thresholds, site.thresholds, "{}", site.site);
     }
 }
@@ -231,7 +242,7 @@ fn exemplars_of_a_real_network_are_pytorchs() {
         batch_size: 16,
         threads: 2,
         max_unreadable: 0.,
-        exemplars: Config { top_k: golden.k, quantile: 0.99, spread: None },
+        exemplars: Config { top_k: golden.k, ..Config::default() },
     };
     let sites: Vec<String> = golden.sites.iter().map(|site| site.site.clone()).collect();
     let found =
@@ -269,7 +280,7 @@ fn exemplars_of_a_real_network_are_pytorchs() {
 #[test]
 #[ignore = "takes minutes"]
 fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
-    let config = Config { top_k: 15, quantile: 0.99, spread: None };
+    let config = Config::default();
     let mut gather = Gather::new("layer", config, 100_000);
     let n = 1024 * 14 * 14;
     let mut values: Vec<f32> = (0..8 * n).map(|i| (i * 7919 % 10_007) as f32).collect();
@@ -278,7 +289,7 @@ fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
         values.rotate_left(4_001);
         values[first % n] += first as f32;
         let ys = Tensor::from_slice(&values, (8, 1024, 14, 14), &Device::Cpu).unwrap();
-        gather.add(&ys, &(first..first + 8).collect::<Vec<_>>()).unwrap();
+        gather.add(&ys, &numbered(&(first..first + 8).collect::<Vec<_>>())).unwrap();
     }
     let site = gather.finish().unwrap().0;
     assert_eq!((site.n_units, site.n_pictures), (1024, 100_000));
@@ -287,4 +298,47 @@ fn a_hundred_thousand_pictures_fit_in_a_gibibyte() {
     println!("peak memory: {}", peak.trim());
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib <= 1 << 20, "{peak}");
+}
+
+/// Of each site by unit and rank the picture's content, and all else that is stored of the site.
+fn by_content(run: &Path, pictures: &Path, sites: &[&str]) -> Vec<(Vec<String>, SiteExemplars)> {
+    let table = std::fs::read_to_string(run.join("exemplars/pictures.csv")).unwrap();
+    let digest = |line: &str| {
+        sha256(&std::fs::read(pictures.join(line.split_once(',').unwrap().1)).unwrap())
+    };
+    let contents: Vec<String> = table.lines().skip(1).map(digest).collect();
+    let read = |site: &&str| {
+        let mut found = store::read(run, site).unwrap();
+        let ids = std::mem::take(&mut found.ids);
+        (ids.into_iter().map(|id| contents[id].clone()).collect(), found)
+    };
+    sites.iter().map(read).collect()
+}
+
+#[test]
+fn what_pictures_are_called_and_where_they_stand_makes_no_difference() {
+    let (named, model) = planted_files();
+    let renamed = folder();
+    std::fs::copy(model, renamed.path().join("model.safetensors")).unwrap();
+    let pictures = renamed.path().join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    let dataset = data::open(&named.path().join("pictures"), &[]).unwrap();
+    let mut table = "file_name,label\n".to_owned();
+    for (at, picture) in dataset.pictures.iter().enumerate() {
+        let name = format!("{:03}.png", (at * 7919 + 5) % 1000);
+        std::fs::copy(named.path().join("pictures").join(&picture.file), pictures.join(&name))
+            .unwrap();
+        table += &format!("{name},{}\n", dataset.classes[picture.label.unwrap()]);
+    }
+    std::fs::write(pictures.join("metadata.csv"), table).unwrap();
+    let [one, other] = [&named, &renamed].map(|it| {
+        let ran = run("milan-audit", it.path(), &["--policy", "text"]);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        it.path().join("reports/model")
+    });
+    let said = |run: &Path| std::fs::read(run.join("descriptions.csv")).unwrap();
+    assert!(said(&one) == said(&other));
+    let sites = ["conv1", "layer1", "layer2", "layer3"];
+    let found = by_content(&one, &named.path().join("pictures"), &sites);
+    assert!(found == by_content(&other, &pictures, &sites));
 }

@@ -30,6 +30,7 @@ impl Curve {
             Curve::Sigmoid => sigmoid(m, x),
             Curve::HardSwish => hard_swish(m, x),
             Curve::HardSigmoid => hard_sigmoid(m, x),
+            Curve::HardSigmoidUnclamped => hard_sigmoid_up_to(m, x, f32::INFINITY),
         }
     }
 }
@@ -51,6 +52,7 @@ impl Work for Job<'_> {
             Curve::Sigmoid => self.each(m, Curve::Sigmoid),
             Curve::HardSwish => self.each(m, Curve::HardSwish),
             Curve::HardSigmoid => self.each(m, Curve::HardSigmoid),
+            Curve::HardSigmoidUnclamped => self.each(m, Curve::HardSigmoidUnclamped),
         }
     }
 }
@@ -127,7 +129,13 @@ fn hard_swish<M: Vector>(m: M, x: M::V) -> M::V {
 /// min(max(x + 3, 0), 6) / 6
 #[inline(always)]
 fn hard_sigmoid<M: Vector>(m: M, x: M::V) -> M::V {
-    let cut = m.cut(m.add(x, m.splat(3.)), m.splat(0.), m.splat(6.));
+    hard_sigmoid_up_to(m, x, 6.)
+}
+
+/// min(max(x + 3, 0), most) / 6
+#[inline(always)]
+fn hard_sigmoid_up_to<M: Vector>(m: M, x: M::V, most: f32) -> M::V {
+    let cut = m.cut(m.add(x, m.splat(3.)), m.splat(0.), m.splat(most));
     m.mul(cut, m.splat(1. / 6.))
 }
 

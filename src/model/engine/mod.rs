@@ -5,6 +5,7 @@
 //! activation cut while its sums are still in registers; an activation that is no cut (`curve`) follows in place.
 //! Only what someone looks at or changes is written as it is, so a site inside such a group keeps its exact
 //! meaning; which nodes those are is known before the run ([`Tap::wants`]), and each such set has its own steps.
+//! Whoever wants to see a value before its upper clamp is shown it, and it is clamped in its place afterwards.
 //!
 //! **Layout.** A map's channels lie in blocks of as many as a vector has lanes (`layout`): 16 with AVX-512, 8 with
 //! AVX2. One vector is one position of a block, so every loop works on whole vectors whatever the map's sides,
@@ -172,9 +173,19 @@ impl Engine {
                         Op::Flatten => tensor(input(), Extent::Map)?.flatten_from(1)?,
                         Op::TakeClass => class(input())?,
                         _ => {
+                            let is_shown = plan.shown.contains(&id);
+                            let unclamped =
+                                node.op.unclamped().filter(|_| is_shown && tap.sees_unclamped(id));
+                            let step = match unclamped {
+                                Some(_) => &step.unclamped(),
+                                None => step,
+                            };
                             self.step(graph, step, packed, &mut memory, pictures.clone())?;
-                            if plan.shown.contains(&id) {
+                            if is_shown {
                                 self.show(graph, tap, id, &mut memory, pictures.clone())?;
+                            }
+                            if let Some((_, most)) = unclamped {
+                                pool::clamp(self.isa, memory.part_mut(id, pictures.clone()), most);
                             }
                             continue;
                         }
@@ -297,7 +308,9 @@ impl Engine {
                 (Op::PadShortcut { stride, before, .. }, _) => {
                     pool::pad(input, stride, before, &mut target.out);
                 }
-                (Op::Curve(curve), _) => curve.run(isa, input, target.out),
+                (Op::Curve(curve), _) => {
+                    step.curve.unwrap_or(curve).run(isa, input, target.out);
+                }
                 (_, Packed::Affine { scale, shift }) => {
                     let scale = scale.as_ref();
                     let each = match graph.node(step.shaped_by()).op {
@@ -319,7 +332,8 @@ impl Engine {
             }
             Ok(())
         })?;
-        if let Some(curve) = step.curve {
+        // A curve that is the first node was run above.
+        if let Some(curve) = step.curve.filter(|_| step.first != step.output) {
             curve.bend(isa, memory.part_mut(step.output, pictures));
         }
         Ok(())

@@ -15,7 +15,7 @@ pub(super) struct Step {
     /// What is added before the values are cut, or what the first node scales by.
     pub(super) other: Option<NodeId>,
     pub(super) cut: Cut,
-    /// What the values are bent to at last.
+    /// What the values are bent to at last, be it by the first node.
     pub(super) curve: Option<Curve>,
     /// The node whose output is written.
     pub(super) output: NodeId,
@@ -33,6 +33,16 @@ impl Step {
     /// The node that says what shape comes out.
     pub(super) fn shaped_by(&self) -> NodeId {
         self.pool.unwrap_or(self.first)
+    }
+
+    /// The same without the upper clamp of the node whose output is written ([`Op::unclamped`]).
+    pub(super) fn unclamped(&self) -> Step {
+        let curve = self.curve.map(|curve| match Op::Curve(curve).unclamped() {
+            Some((Op::Curve(curve), _)) => curve,
+            _ => curve,
+        });
+        let high = if self.curve.is_none() { f32::INFINITY } else { self.cut.high };
+        Step { cut: Cut { high, ..self.cut }, curve, ..self.clone() }
     }
 
     /// Whether nothing is added or cut yet.
@@ -143,7 +153,7 @@ pub(super) fn steps(
             pool: None,
             other: node.inputs.get(1).copied(),
             cut: cut(&node.op).unwrap_or(Cut::NONE),
-            curve: None,
+            curve: if let Op::Curve(curve) = node.op { Some(curve) } else { None },
             output: id,
         });
     }
@@ -227,8 +237,9 @@ mod tests {
             let steps = steps(&g, 10..13, |id| visible.contains(&id));
             steps.iter().map(|it| (it.first, it.curve, it.output)).collect::<Vec<_>>()
         };
-        assert_eq!(found(&[]), [(10, Some(Curve::Silu), 11), (12, None, 12)]);
-        assert_eq!(found(&[10]), [(10, None, 10), (11, None, 11), (12, None, 12)]);
+        let [silu, sigmoid] = [Some(Curve::Silu), Some(Curve::Sigmoid)];
+        assert_eq!(found(&[]), [(10, silu, 11), (12, sigmoid, 12)]);
+        assert_eq!(found(&[10]), [(10, None, 10), (11, silu, 11), (12, sigmoid, 12)]);
     }
 
     #[test]

@@ -22,6 +22,33 @@ pub(super) fn run(isa: Isa, each: &Each<'_>, input: Part<'_>, bias: &[f32], targ
     isa.run(Job { each, input, bias, target });
 }
 
+/// Makes greater values `most`, in their place.
+pub(super) fn clamp(isa: Isa, maps: PartMut<'_>, most: f32) {
+    isa.run(Clamp { maps, most });
+}
+
+struct Clamp<'a> {
+    maps: PartMut<'a>,
+    most: f32,
+}
+
+impl Work for Clamp<'_> {
+    #[inline(always)]
+    fn run<M: Vector>(self, m: M) {
+        let Clamp { maps, most } = self;
+        let (shape, low, most) = (maps.shape, m.splat(f32::NEG_INFINITY), m.splat(most));
+        for picture in 0..maps.n {
+            for (block, y) in (0..shape.blocks()).flat_map(|it| (0..shape.h).map(move |y| (it, y)))
+            {
+                let row = &mut maps.values[shape.line(picture, block, y)];
+                for at in row.chunks_exact_mut(M::LANES) {
+                    m.store(m.cut(m.load(at), low, most), at);
+                }
+            }
+        }
+    }
+}
+
 struct Job<'a> {
     each: &'a Each<'a>,
     input: Part<'a>,

@@ -310,3 +310,79 @@ fn what_a_tap_gives_back_is_what_the_next_nodes_see() {
         }
     }
 }
+
+/// Keeps what it sees before an upper clamp.
+struct BeforeClamp(Record);
+
+impl Tap for BeforeClamp {
+    fn wants(&self) -> Vec<NodeId> {
+        self.0.wants()
+    }
+
+    fn sees_unclamped(&self, _: NodeId) -> bool {
+        true
+    }
+
+    fn at(&mut self, id: NodeId, first: usize, ys: Tensor) -> anyhow::Result<Tensor> {
+        self.0.at(id, first, ys)
+    }
+}
+
+/// Clamps behind a convolution, a batch norm, a sum, and alone.
+fn clamped() -> Graph {
+    let mut g = Graph::new(3);
+    let norm = Op::BatchNorm { eps: 1e-5 };
+    let hard = Op::Curve(Curve::HardSigmoid);
+    let mut xs = g.add("a", conv(24, 3, 2, Padding::Even(1), 1), &[0]);
+    xs = g.add("a_bn", norm, &[xs]);
+    xs = g.add("a_relu6", Op::Relu6, &[xs]);
+    let mut ys = g.add("b", conv(24, 3, 1, Padding::Even(1), 24), &[xs]);
+    ys = g.add("b_hard", hard, &[ys]);
+    xs = g.add("sum", Op::Add, &[xs, ys]);
+    xs = g.add("sum_relu6", Op::Relu6, &[xs]);
+    g.add("again", Op::Relu6, &[xs]);
+    xs = g.add("alone", hard, &[xs]);
+    xs = g.add("mean", Op::GlobalAvgPool, &[xs]);
+    xs = g.add("fc", Op::Linear { c_out: 7 }, &[xs]);
+    g.add("fc_relu6", Op::Relu6, &[xs]);
+    g
+}
+
+#[test]
+fn who_sees_values_before_a_clamp_changes_nothing_behind_it() {
+    let graph = clamped();
+    let xs = (pictures(3, 3, 33, 40) * 30.).unwrap();
+    let clamps: Vec<NodeId> =
+        (1..graph.nodes().len()).filter(|&id| graph.node(id).op.unclamped().is_some()).collect();
+    assert_eq!(clamps.len(), 6);
+    let oracle = network(&graph, Compute::Candle);
+    let plain = oracle.run(&xs, &mut Untapped).unwrap();
+    for nodes in clamps.iter().map(|&it| vec![it]).chain([clamps.clone()]) {
+        let mut wanted = BeforeClamp(Record::new(nodes.clone()));
+        check_equal(&oracle.run(&xs, &mut wanted).unwrap(), &plain, "candle");
+        let mut clamped = Record::new(nodes.clone());
+        oracle.run(&xs, &mut clamped).unwrap();
+        for by in ways() {
+            let network = network(&graph, by);
+            let mut seen = BeforeClamp(Record::new(nodes.clone()));
+            check_equal(&network.run(&xs, &mut seen).unwrap(), &plain, "the network's answer");
+            // One that wants to see it clamped is shown it so, though the plan is the same.
+            let mut again = Record::new(nodes.clone());
+            network.run(&xs, &mut again).unwrap();
+            for &id in &nodes {
+                let what = format!("{by:?} {}", graph.node(id).name);
+                let (seen, wanted) = (seen.0.get(id).unwrap(), wanted.0.get(id).unwrap());
+                check_equal(&seen, &wanted, &what);
+                check_equal(&again.get(id).unwrap(), &clamped.get(id).unwrap(), &what);
+                let most = graph.node(id).op.unclamped().unwrap().1;
+                let cut = seen.minimum(most).unwrap();
+                check_equal(&cut, &clamped.get(id).unwrap(), &what);
+                let highest = seen.flatten_all().unwrap().max(0).unwrap();
+                // The others are given what was clamped before.
+                if ["a_relu6", "b_hard", "sum_relu6"].contains(&graph.node(id).name.as_str()) {
+                    assert!(most < highest.to_scalar::<f32>().unwrap(), "{what}");
+                }
+            }
+        }
+    }
+}

@@ -22,7 +22,11 @@ fn rule(report: &Report, rule: &RuleReport) -> Html {
     let share = |name, observed, limit: Option<f64>| {
         fact(name, percent(observed), at_most(limit.map(percent)), over(observed, limit))
     };
-    let unseen = format!("{} unknown, {} dead", observed.unknown.shown(), observed.dead.shown());
+    let mut unseen =
+        format!("{} unknown, {} dead", observed.unknown.shown(), observed.dead.shown());
+    if 0 < observed.saturated {
+        unseen += &format!(", {} saturated", observed.saturated.shown());
+    }
     let facts: Html = [
         fact(
             "matching units",

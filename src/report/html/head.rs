@@ -32,12 +32,20 @@ pub(super) fn head(report: &Report) -> Html {
         let change = if coverage.dead == 1 { "changes" } else { "change" };
         unseen.push(markup!("{} never {} (dead)", counted(coverage.dead, "unit"), change));
     }
+    if 0 < coverage.saturated {
+        let saturated = counted(coverage.saturated, "unit");
+        unseen.push(markup!("{} equally strong on many pictures (saturated)", saturated));
+    }
     let unseen = match unseen.is_empty() {
         true => markup!("Something is known of every one."),
         false => markup!("{}; none of them counts as clean.", joined(unseen, " and ")),
     };
-    let kinds =
-        [("described", coverage.described), ("unknown", coverage.unknown), ("dead", coverage.dead)];
+    let mut kinds = vec![
+        ("described", coverage.described),
+        ("unknown", coverage.unknown),
+        ("dead", coverage.dead),
+    ];
+    kinds.extend((0 < coverage.saturated).then_some(("saturated", coverage.saturated)));
     let key: Html = kinds
         .iter()
         .map(|(kind, n)| markup!(r#"<span><i class="{}"></i>{} {}</span> "#, kind, n, kind))
@@ -70,7 +78,7 @@ fn why(report: &Report) -> Vec<String> {
     if !report.why.is_empty() {
         return report.why.clone();
     }
-    let unseen = report.coverage.unknown + report.coverage.dead;
+    let unseen = report.coverage.unseen();
     let as_far = if 0 < unseen { ", as far as the units are described" } else { "" };
     let first = match report.rules.is_empty() && report.gates.is_empty() {
         true => "No rule and no gate was held against it.".to_owned(),
@@ -104,6 +112,10 @@ pub(super) fn provenance(report: &Report) -> Html {
     let data = &report.data;
     let pictures = format!("{}, {}", data.source, counted(data.images, "picture"));
     add("pictures", pictures, Some(&data.manifest_sha256));
+    if let Some(it) = &data.near_duplicates {
+        let n = counted(it.pictures, "picture");
+        add("near-duplicates", format!("{n} in {}", counted(it.groups, "group")), None);
+    }
     let describer = &report.descriptions;
     let compat = if describer.compat { ", with the reference's mistakes" } else { "" };
     add("describer", format!("{}{compat}", describer.method), describer.weights_sha256.as_ref());

@@ -5,7 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const report = JSON.parse($("report").textContent);
 const pictures = JSON.parse($("pictures").textContent);
-const KINDS = ["deny", "warn", "allow", "excepted", "described", "unknown", "dead"];
+const KINDS = ["deny", "warn", "allow", "excepted", "described", "unknown", "dead", "saturated"];
 
 /** An element with attributes and children; a string child is text. */
 function el(tag, attributes = {}, ...children) {
@@ -142,6 +142,7 @@ function addLayers() {
     const mine = groups.get(layer.name) ?? [];
     const matching = mine.filter((unit) => unit.matches.some((it) => !it.excepted)).length;
     const counts = [[mine.length, "units"], [matching, "matching"], [layer.unknown, "unknown"], [layer.dead, "dead"]];
+    if (layer.saturated) counts.push([layer.saturated, "saturated"]);
     const text = counts.filter(([n], i) => i === 0 || n > 0).map(([n, what]) => `${grouped(n)} ${what}`).join(" · ");
     const canvas = el("canvas", { role: "img", "aria-label": `${layer.name}: ${text}` });
     const name = el("button", { type: "button", title: "list the units of this layer" }, layer.name);
@@ -179,6 +180,7 @@ function draw(layer) {
     pen.fillStyle = pen.strokeStyle = colours[unit.kind];
     pen.globalAlpha = isFaint ? 0.13 : 1;
     if (unit.kind === "dead") pen.fillRect(x + side / 2 - 1, y + side / 2 - 1, 2, 2);
+    else if (unit.kind === "saturated") pen.fillRect(x + 1, y + 1, side - 2, (side - 2) / 2);
     else if (unit.kind === "unknown") pen.strokeRect(x + 1, y + 1, side - 2, side - 2);
     else if (unit.kind === "excepted") {
       pen.fill(new Path2D(`M${x} ${y} h${side} l${-side} ${side} z`));
@@ -246,7 +248,8 @@ function openDetail(unit) {
   if (!unit) return;
   const words = unit.matches.map((it) => it.words), picture = pictures[unit.name], place = state.places.get(unit);
   const known = { described: "described", unknown: "unknown: too little is known of it to count as clean",
-    dead: "dead: it never changes, and does not count as clean" };
+    dead: "dead: it never changes, and does not count as clean",
+    saturated: "saturated: its strongest pictures are equally strong, so nothing is said of it; it does not count as clean" };
   $("detail-body").replaceChildren(
     el("h2", { id: "detail-title" }, unit.name),
     el("p", { class: "said" }, unit.description ? marked(unit.description, words) : "Nothing is said of it."),
