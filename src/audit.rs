@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use jiff::civil::Date;
 
 use crate::describe::milan::look::Pictures;
-use crate::describe::{self, Describer, How, table};
+use crate::describe::{self, Described, Describer, How, table};
 use crate::exemplars::Exemplars;
 use crate::files::write_whole;
 use crate::model::NotFinite;
@@ -63,12 +63,15 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     };
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
-    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
+    let Described { descriptions, shown } =
+        describe(&subject, &found.exemplars, &asked, progress)?;
 
     let looked = Looked {
         subject: &subject,
         exemplars: &found.exemplars,
         descriptions: &descriptions,
+        shown: &shown,
+        allow_uncovered: config.asked.allow_uncovered,
         how: &config.how,
         settings: &config.settings,
         today,
@@ -140,7 +143,7 @@ pub fn score(
 ) -> anyhow::Result<Vec<Description>> {
     let (subject, found) = look(config, None, phrases, progress)?;
     let asked = Asked { how: &config.how, policy: None, phrases, seed: config.seed };
-    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?;
+    let descriptions = describe(&subject, &found.exemplars, &asked, progress)?.descriptions;
     if let Some(out) = &config.out {
         let text = scores_csv(&descriptions, phrases)?;
         write_whole(&out.join("scores.csv"), text.as_bytes())?;
@@ -220,14 +223,26 @@ pub(crate) fn describe(
     exemplars: &Exemplars,
     asked: &Asked<'_>,
     progress: Progress<'_>,
-) -> anyhow::Result<Vec<Description>> {
+) -> anyhow::Result<Described> {
     let probe = &subject.probe;
     let classes =
         if subject.classes.is_empty() { &probe.dataset.classes } else { &subject.classes };
     let &Asked { how, policy, phrases, seed } = asked;
     let min_confidence = policy.map_or(policy::file::MIN_CONFIDENCE, |it| it.min_confidence);
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
-    let config = describe::Config { pictures, classes, min_confidence, phrases, seed };
+    let concepts = policy.map(ruling::concepts).unwrap_or_default();
+    let graph = subject.model.graph();
+    let sites = exemplars.sites.iter().map(|it| it.site.as_str());
+    let depths = sites.map(|site| (site.to_owned(), subject::depth(graph, site))).collect();
+    let config = describe::Config {
+        pictures,
+        classes,
+        min_confidence,
+        phrases,
+        concepts: &concepts,
+        depths: &depths,
+        seed,
+    };
     describe::describe(how, exemplars, &config, progress)
 }
 

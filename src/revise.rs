@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::audit::{self, Asked};
-use crate::describe::How;
+use crate::describe::{Described, How};
 use crate::edit::choose::{Candidate, Order, choose};
 use crate::edit::plan::{NotEditable, Plan, plan};
 use crate::evaluate::Prediction;
@@ -21,7 +21,7 @@ use crate::report::{EditReport, OutputReport, Refused, Report, Verdict};
 use crate::ruling::{self, Edited, Looked};
 use crate::subject::{self, Source};
 use crate::sweep::{Sweep, ablation};
-use crate::unit::{Description, Unit};
+use crate::unit::Unit;
 use crate::verify::{reload, verify};
 use crate::weights::{check_target, write_edited};
 use crate::{inconclusive, usage};
@@ -115,8 +115,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
     )?;
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
-    let descriptions = match &config.selection {
-        Selection::Units(_) => vec![],
+    let Described { descriptions, shown } = match &config.selection {
+        Selection::Units(_) => Described::default(),
         _ => audit::describe(&subject, &found.exemplars, &asked, progress)?,
     };
     let today = config.asked.today();
@@ -124,6 +124,8 @@ pub fn revise(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report>
         subject: &subject,
         exemplars: &found.exemplars,
         descriptions: &descriptions,
+        shown: &shown,
+        allow_uncovered: config.asked.allow_uncovered,
         how: &config.how,
         settings: &config.settings,
         today,
@@ -467,9 +469,10 @@ fn residual(
     let untouched = Ablate::default();
     let stage = "pictures, edited model";
     let found = pass::pass(edited, &subject.probe, sites, &untouched, &settings, stage, progress)?;
-    let descriptions: Vec<Description> =
+    let Described { descriptions, shown } =
         audit::describe(subject, &found.exemplars, asked, progress)?;
-    let looked = Looked { exemplars: &found.exemplars, descriptions: &descriptions, ..*looked };
+    let (exemplars, descriptions) = (&found.exemplars, &descriptions);
+    let looked = Looked { exemplars, descriptions, shown: &shown, ..*looked };
     let (checked, _) = ruling::hold(policy, &looked, progress)?;
     let rules = policy.rules.iter().zip(checked.outcomes);
     let zero = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use jiff::civil::Date;
 
-use crate::describe::{How, likeness};
+use crate::describe::{Concept, How, likeness};
 use crate::exemplars::Exemplars;
 use crate::importance::{self, Measure};
 use crate::model::graph::Extent;
@@ -18,7 +18,7 @@ use crate::report::{
     Verdict,
 };
 use crate::subject::Subject;
-use crate::unit::{Description, Kind, Unit};
+use crate::unit::{Description, Kind, Shown, Unit};
 use crate::usage;
 
 /// Which policy, and how strictly.
@@ -34,6 +34,8 @@ pub struct Asked {
     pub fail_on_warn: bool,
     /// A violation is reported and the exit code is 0.
     pub exit_zero: bool,
+    /// A rule may pass on pictures that do not show what it looks for.
+    pub allow_uncovered: bool,
     /// The day on which exceptions are held against their end; `None` is today, in UTC.
     pub today: Option<Date>,
 }
@@ -113,11 +115,26 @@ pub fn similarities<'a>(
     Ok(Similarities(likeness::likeness(how.sentence_encoder.as_deref(), &phrases, &texts)?))
 }
 
+/// What the describer's critics are to judge units by: the rules that leave it to them.
+pub fn concepts(policy: &Policy) -> Vec<Concept<'_>> {
+    let judged = policy.rules.iter().filter(|it| it.is_judged());
+    judged.map(concept).collect()
+}
+
+fn concept(rule: &Rule) -> Concept<'_> {
+    let nothing = Similarities::default();
+    let speaks = move |text: &str| rule.matcher.find(text, &nothing).is_some();
+    Concept { name: rule.id.clone(), speaks: Box::new(speaks) }
+}
+
 /// A model that was looked at.
 pub struct Looked<'a> {
     pub subject: &'a Subject,
     pub exemplars: &'a Exemplars,
     pub descriptions: &'a [Description],
+    /// By rule, where the pictures show what it looks for.
+    pub shown: &'a BTreeMap<String, Shown>,
+    pub allow_uncovered: bool,
     pub how: &'a How,
     pub settings: &'a Settings,
     pub today: Date,
@@ -129,7 +146,7 @@ pub fn hold(
     looked: &Looked<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<(Checked, BTreeMap<Unit, f64>)> {
-    let &Looked { subject, exemplars, descriptions, how, settings, today } = looked;
+    let &Looked { subject, exemplars, descriptions, how, settings, today, .. } = looked;
     let readings = descriptions.iter().flat_map(|it| &it.readings).map(|it| it.text.as_str());
     let similar = similarities(policy, how, readings)?;
     let kinds = kinds(subject, exemplars);
@@ -142,6 +159,8 @@ pub fn hold(
         similar: &similar,
         model: &model,
         today,
+        shown: looked.shown,
+        allow_uncovered: looked.allow_uncovered,
     };
     let asked = candidates(policy, &facts);
     let with = Measure { subject, val: &subject.probe, exemplars, settings };
@@ -183,9 +202,13 @@ pub fn enter(
             place: rule.place.clone(),
             level: rule.level,
             status: outcome.status,
+            count: rule.count,
             limits: rule.limit,
             observed: outcome.observed,
+            shown: outcome.shown,
+            uncovered: outcome.is_uncovered(),
             units: units(&outcome.findings),
+            possible: units(&outcome.possible),
             excepted: units(&outcome.excepted),
             why: outcome.why,
         }

@@ -130,6 +130,21 @@ pub fn sites(graph: &Graph, globs: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(sites.into_iter().map(|(name, _)| name.to_owned()).collect())
 }
 
+/// How deep a layer lies, 0 being the first and 1 the last of those that the architecture is described by: its place among
+/// them, or between those that run before and after it.
+pub fn depth(graph: &Graph, site: &str) -> f32 {
+    let own: Vec<usize> = graph.default_sites().iter().filter_map(|it| graph.find(it)).collect();
+    let (Some(id), Some(last)) = (graph.find(site), own.len().checked_sub(1)) else { return 1. };
+    let place = match own.iter().rposition(|it| *it <= id) {
+        None => 0.,
+        Some(at) => {
+            let next = own.get(at + 1).copied().unwrap_or(own[at] + 1);
+            at as f32 + (id - own[at]) as f32 / (next - own[at]).max(1) as f32
+        }
+    };
+    (place / last.max(1) as f32).min(1.)
+}
+
 fn read_classes(file: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| usage!("cannot read the class names in {}: {error}", file.display()))?;

@@ -93,6 +93,36 @@ pub struct Reading {
     pub confidence: f32,
 }
 
+/// How probable it is that somebody names what a rule asks for, and what that rests on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// That at least one of three people who look at the unit's exemplars names it, 0..=1.
+    pub probability: f32,
+    /// The share of all that the critics expect people to say of the exemplars that speaks of it, 0..=1.
+    pub expected: f32,
+    /// The mean of `expected` over all units of the network.
+    pub network: f32,
+    /// The same of each exemplar's region alone, on the average.
+    pub firing: f32,
+    /// The same of places all over the exemplars' pictures, on the average.
+    pub elsewhere: f32,
+    /// How much oftener people name it at this depth of another network than of the one that was learnt from, as a
+    /// factor of the odds.
+    pub depth: f32,
+    /// The confidence of the surest reading that speaks of it, 0..=1; 0 where none does.
+    pub said: f32,
+}
+
+/// In how many of the pictures that were looked at the critics see what a rule asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Places, and the pictures in which they are.
+    pub places: usize,
+    pub pictures: usize,
+    /// Pictures that were looked at.
+    pub of: usize,
+}
+
 /// All that is said of one unit: the best reading first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
@@ -102,6 +132,9 @@ pub struct Description {
     /// How probable it is, 0..=1, that a person names a phrase of the unit, for each phrase asked about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, f32>,
+    /// By the name of the rule; empty where the describer has no critic.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub judged: BTreeMap<String, Judgement>,
 }
 
 impl Description {

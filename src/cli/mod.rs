@@ -159,6 +159,9 @@ pub struct Policing {
     /// without a revision
     #[arg(long, env = "MILAN_LOCKED")]
     pub locked: bool,
+    /// Let a rule pass on pictures that do not show what it looks for
+    #[arg(long, env = "MILAN_ALLOW_UNCOVERED")]
+    pub allow_uncovered: bool,
     /// The day on which exceptions are held against their end, such as 2026-12-31 [default: today, in UTC]
     #[arg(long, value_name = "DAY", env = "MILAN_TODAY")]
     pub today: Option<jiff::civil::Date>,
@@ -200,6 +203,7 @@ impl Policing {
             levels,
             fail_on_warn: self.fail_on == FailOn::Warn,
             exit_zero: false,
+            allow_uncovered: self.allow_uncovered,
             today: self.today,
         })
     }

@@ -105,6 +105,9 @@ struct Describer {
     /// demo:N:SEED:SPLIT. Repeatable
     #[arg(long, env = "MILAN_TRAIN_REGIONS", value_name = "DIR", value_delimiter = ',')]
     regions: Vec<String>,
+    /// What people said of units of another network, by depth: a CSV with network,layer,unit,description
+    #[arg(long, env = "MILAN_TRAIN_WORDS_BY_DEPTH", value_name = "FILE")]
+    words_by_depth: Option<PathBuf>,
     /// The folder of the describer, its card, and finished stages, from which a run goes on
     #[arg(long, env = "MILAN_TRAIN_OUT", value_name = "DIR", default_value = "describer")]
     out: PathBuf,
@@ -169,6 +172,15 @@ struct Evaluate {
         requires = "network"
     )]
     layers: Vec<String>,
+    /// Policies whose rules are held against what people said, by name or path
+    #[arg(
+        long,
+        env = "MILAN_TRAIN_POLICY",
+        value_name = "POLICY",
+        value_delimiter = ',',
+        requires = "annotations"
+    )]
+    policy: Vec<String>,
     /// Also write the tables as JSON
     #[arg(long, env = "MILAN_TRAIN_JSON", value_name = "FILE")]
     json: Option<PathBuf>,
@@ -208,6 +220,7 @@ fn describer(it: Describer) -> anyhow::Result<()> {
         encoder: it.encoder,
         regions: it.regions,
         sentence_encoder: it.sentence_encoder,
+        words_by_depth: it.words_by_depth,
         out: it.out,
         seed: it.seed,
         device: device::open(&it.place.device)?,
@@ -254,6 +267,7 @@ fn evaluate(it: Evaluate) -> anyhow::Result<()> {
             sentence_encoder,
             describer: it.describer.clone(),
             overlap,
+            policies: it.policy,
             work: it.work,
         };
         let found = evaluate::evaluate(&config, &progress)?;

@@ -5,14 +5,17 @@ pub mod likeness;
 pub mod milan;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::Progress;
 use crate::exemplars::Exemplars;
-use crate::unit::{Description, Reading, Status, Unit};
+use crate::unit::{Description, Reading, Shown, Status, Unit};
 use crate::usage;
+pub use milan::concepts::Concept;
 use milan::look::Pictures;
+use milan::read::Known;
 
 /// Who describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +105,20 @@ pub struct Config<'a> {
     pub min_confidence: f32,
     /// Phrases whose evidence is asked for.
     pub phrases: &'a [String],
+    /// What units are judged by.
+    pub concepts: &'a [Concept<'a>],
+    /// How deep each layer lies, 0 being the first and 1 the last.
+    pub depths: &'a BTreeMap<String, f32>,
     pub seed: u64,
+}
+
+/// Descriptions, and where the concepts that were asked about are shown.
+#[derive(Default)]
+pub struct Described {
+    /// In the order of the exemplars' units.
+    pub descriptions: Vec<Description>,
+    /// By the concept's name; of those that the describer cannot judge nothing.
+    pub shown: BTreeMap<String, Shown>,
 }
 
 /// A description of every unit, site by site. Units that never change are dead, those whose pictures
@@ -114,9 +130,10 @@ pub fn describe(
     exemplars: &Exemplars,
     config: &Config<'_>,
     progress: Progress<'_>,
-) -> anyhow::Result<Vec<Description>> {
+) -> anyhow::Result<Described> {
     let describer = &how.describer;
-    let (mut readings, evidence) = match describer {
+    let worded = |readings| Known { readings, ..Known::default() };
+    let Known { mut readings, evidence, mut judged, shown } = match describer {
         Describer::Milan(file) => {
             milan::read::read(file.as_deref(), how, exemplars, config, progress)?
         }
@@ -130,13 +147,13 @@ pub fn describe(
             let pictures = &config.pictures.dataset.pictures;
             let labels: Vec<Option<usize>> = pictures.iter().map(|it| it.label).collect();
             let Config { classes, seed, .. } = *config;
-            (labels::read(exemplars, &labels::Known { labels: &labels, classes, seed })?, vec![])
+            worded(labels::read(exemplars, &labels::Known { labels: &labels, classes, seed })?)
         }
-        Describer::Csv(file) => (table::read(file, exemplars)?, vec![]),
+        Describer::Csv(file) => worded(table::read(file, exemplars)?),
     };
     let mute = exemplars.sites.iter().flat_map(|it| it.dead.iter().zip(&it.saturated).map(mute));
     let units = exemplars.units().zip(mute).enumerate();
-    Ok(units
+    let descriptions = units
         .map(|(at, (unit, mute))| {
             let readings = readings.remove(&unit).filter(|_| mute.is_none()).unwrap_or_default();
             let status = mute.unwrap_or_else(|| status(&readings, config.min_confidence));
@@ -146,13 +163,16 @@ pub fn describe(
                 }
                 _ => Default::default(),
             };
-            Description { unit, status, readings, evidence }
+            let judged = judged.get_mut(at).filter(|_| mute.is_none());
+            let judged = judged.map(std::mem::take).unwrap_or_default();
+            Description { unit, status, readings, evidence, judged }
         })
-        .collect())
+        .collect();
+    Ok(Described { descriptions, shown })
 }
 
 /// What was said of each unit, best first.
-type Readings = std::collections::BTreeMap<Unit, Vec<Reading>>;
+type Readings = BTreeMap<Unit, Vec<Reading>>;
 
 /// What a unit is of which nothing can be said, by whether it is dead or saturated.
 fn mute((&dead, &saturated): (&bool, &bool)) -> Option<Status> {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::exceptions::{self, ExceptionOutcome};
 use super::gates::{self, Gate, Known, some};
 use super::matcher::Similarities;
-use super::{Level, Limit, Policy, Rule};
-use crate::unit::{Description, Globs, Kind, Status, Unit};
+use super::{Certainty, Level, Limit, Policy, Rule};
+use crate::unit::{Description, Globs, Judgement, Kind, Reading, Shown, Status, Unit};
 
 /// All that a policy is held against.
 pub struct Facts<'a> {
@@ -22,6 +22,10 @@ pub struct Facts<'a> {
     /// The sha256 of the model's files.
     pub model: &'a [String],
     pub today: Date,
+    /// By rule, where the describer judges what the pictures show.
+    pub shown: &'a BTreeMap<String, Shown>,
+    /// Whether a rule may pass on pictures that do not show what it looks for.
+    pub allow_uncovered: bool,
 }
 
 /// A unit that a rule matches.
@@ -33,6 +37,11 @@ pub struct Finding {
     pub confidence: f32,
     /// What of the description matched.
     pub matched: String,
+    /// That somebody who looks at the unit's exemplars says that the rule holds, 0..=1.
+    pub probability: f32,
+    pub certainty: Certainty,
+    /// What the probability rests on; `None` where the words alone decide.
+    pub judgement: Option<Judgement>,
 }
 
 /// How a rule or a gate came out.
@@ -60,6 +69,12 @@ pub struct Observed {
     pub dead: usize,
     #[serde(default)]
     pub saturated: usize,
+    /// Units that are possible findings and do not count.
+    #[serde(default)]
+    pub possible: usize,
+    /// Units whose words match, but of which it is improbable that somebody would say so.
+    #[serde(default)]
+    pub improbable: usize,
 }
 
 impl Observed {
@@ -76,9 +91,24 @@ pub struct Outcome {
     pub observed: Observed,
     /// Which limits were exceeded, or why it is inconclusive; empty when passed.
     pub why: Vec<String>,
+    /// Those that count.
     pub findings: Vec<Finding>,
+    /// Those that are possible where only likely ones count.
+    pub possible: Vec<Finding>,
     /// Those that an exception takes out.
     pub excepted: Vec<Finding>,
+    /// Where the pictures show what the rule looks for; `None` where nobody can tell.
+    pub shown: Option<Shown>,
+}
+
+/// With fewer pictures that show what a rule looks for, a unit that detects it need not show.
+const LEAST_SHOWN: usize = 3;
+
+impl Outcome {
+    /// Whether too few pictures show what the rule looks for.
+    pub fn is_uncovered(&self) -> bool {
+        self.shown.is_some_and(|it| it.pictures < LEAST_SHOWN.min(it.of.max(1)))
+    }
 }
 
 /// The results of a whole policy.
@@ -143,27 +173,64 @@ fn in_scope<'a>(rule: &'a Rule, facts: &'a Facts<'_>) -> impl Iterator<Item = &'
     })
 }
 
-/// What of a unit matches a rule: evidence, else the first reading that is sure enough.
+/// What of a unit matches a rule: evidence that the rule asks for, else what the describer's critics judge probable,
+/// else, where they do not judge, the first reading that is sure enough.
 pub fn find(rule: &Rule, description: &Description, similar: &Similarities) -> Option<Finding> {
-    let unit = || description.unit.clone();
+    let unit = description.unit.clone();
+    let best = |otherwise: &str| {
+        description.best().map_or_else(|| otherwise.to_owned(), |it| it.text.clone())
+    };
     if let Some((phrase, score)) = rule.matcher.evident(&description.evidence) {
-        let best = description.best().map_or_else(|| phrase.to_owned(), |it| it.text.clone());
         return Some(Finding {
-            unit: unit(),
-            description: best,
+            unit,
+            description: best(phrase),
             confidence: score,
             matched: format!("evidence of \"{phrase}\""),
+            probability: score,
+            certainty: Certainty::Likely,
+            judgement: None,
         });
     }
-    let readings =
-        description.readings.iter().filter(|it| rule.scope.min_confidence <= it.confidence);
-    let mut found = readings.filter_map(|it| Some((it, rule.matcher.find(&it.text, similar)?)));
-    found.next().map(|(reading, matched)| Finding {
-        unit: unit(),
-        description: reading.text.clone(),
-        confidence: reading.confidence,
+    let said = said(rule, description, similar);
+    let Some(judgement) = rule.judgement(description) else {
+        let (reading, matched) = said?;
+        return Some(Finding {
+            unit,
+            description: reading.text.clone(),
+            confidence: reading.confidence,
+            matched,
+            probability: reading.confidence,
+            certainty: Certainty::Likely,
+            judgement: None,
+        });
+    };
+    let certainty = Certainty::of(judgement.probability)?;
+    let (text, confidence, matched) = match said {
+        Some((reading, matched)) => (reading.text.clone(), reading.confidence, matched),
+        None => {
+            let confidence = description.best().map_or(0., |it| it.confidence);
+            (best(&rule.id), confidence, "what its exemplars show".to_owned())
+        }
+    };
+    Some(Finding {
+        unit,
+        description: text,
+        confidence,
         matched,
+        probability: judgement.probability,
+        certainty,
+        judgement: Some(*judgement),
     })
+}
+
+/// The first reading that is sure enough and speaks of what a rule looks for, and what of it does.
+fn said<'a>(
+    rule: &Rule,
+    description: &'a Description,
+    similar: &Similarities,
+) -> Option<(&'a Reading, String)> {
+    let sure = description.readings.iter().filter(|it| rule.scope.min_confidence <= it.confidence);
+    sure.filter_map(|it| Some((it, rule.matcher.find(&it.text, similar)?))).next()
 }
 
 fn check_rule(
@@ -173,7 +240,7 @@ fn check_rule(
     exceptions: &mut [ExceptionOutcome],
 ) -> Outcome {
     let mut observed = Observed::default();
-    let (mut findings, mut excepted) = (Vec::new(), Vec::new());
+    let (mut findings, mut possible, mut excepted) = (Vec::new(), Vec::new(), Vec::new());
     let mut by_layer: BTreeMap<&str, (usize, usize)> = BTreeMap::new(); // layer: (found, in scope)
     for description in in_scope(rule, facts) {
         observed.in_scope += 1;
@@ -191,12 +258,15 @@ fn check_rule(
             }
             if is_excepted {
                 excepted.push(finding);
-            } else {
+            } else if finding.certainty <= rule.count {
                 *found_here += 1;
                 findings.push(finding);
+            } else {
+                possible.push(finding);
             }
             continue;
         }
+        observed.improbable += usize::from(said(rule, description, facts.similar).is_some());
         let sure = description.best().is_some_and(|it| rule.scope.min_confidence <= it.confidence);
         match description.status {
             Status::Dead => observed.dead += 1,
@@ -211,8 +281,29 @@ fn check_rule(
     observed.share = share((observed.units, observed.in_scope));
     observed.max_share_per_layer =
         by_layer.values().map(|&counts| share(counts)).fold(0., f64::max);
+    observed.possible = possible.len();
     let (status, why) = judge(rule, &observed, policy.gates.unused_rule);
-    Outcome { status, observed, why, findings, excepted }
+    let shown = facts.shown.get(&rule.id).copied();
+    let outcome = Outcome { status, observed, why, findings, possible, excepted, shown };
+    if facts.allow_uncovered || rule.level == Level::Allow {
+        return outcome;
+    }
+    uncovered(outcome)
+}
+
+/// What passes on pictures that do not show what the rule looks for is inconclusive.
+fn uncovered(outcome: Outcome) -> Outcome {
+    match outcome.shown {
+        Some(shown) if outcome.is_uncovered() && outcome.status == CheckStatus::Passed => {
+            let why = format!(
+                "{} of {} pictures show what it looks for, {LEAST_SHOWN} are wanted; add pictures that do, or say \
+                 --allow-uncovered",
+                shown.pictures, shown.of
+            );
+            Outcome { status: CheckStatus::Inconclusive, why: vec![why], ..outcome }
+        }
+        _ => outcome,
+    }
 }
 
 fn judge(rule: &Rule, observed: &Observed, unused: Option<Level>) -> (CheckStatus, Vec<String>) {
@@ -324,7 +415,13 @@ mod tests {
             .map(|&(text, confidence)| Reading { text: text.into(), confidence })
             .collect();
         let status = if readings.is_empty() { Status::Unknown } else { Status::Described };
-        Description { unit: unit.parse().unwrap(), status, readings, evidence: BTreeMap::new() }
+        Description {
+            unit: unit.parse().unwrap(),
+            status,
+            readings,
+            evidence: BTreeMap::new(),
+            judged: BTreeMap::new(),
+        }
     }
 
     /// Text after the `[[rule]]` that `rule` goes on with, held against the units on 2026-06-01.
@@ -342,6 +439,8 @@ mod tests {
             similar: &Similarities::default(),
             model: &["9b1c0d2e77".to_owned()],
             today: jiff::civil::date(2026, 6, 1),
+            shown: &BTreeMap::new(),
+            allow_uncovered: false,
         };
         check(&policy, &facts)
     }

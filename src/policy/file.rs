@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::phrase::Lists;
 use super::presets::{self, Preset};
 use super::read::{Defaults, Reader, join_encoders};
-use super::{Action, Gates, Level, Policy, PolicyFile};
+use super::{Action, Certainty, Gates, Level, Policy, PolicyFile};
 use crate::files::sha256;
 use crate::toml_file::{self, Mistakes, Table, Value};
 use crate::usage;
@@ -94,6 +94,7 @@ impl Loader {
             defaults: Defaults {
                 level: Level::Deny,
                 min_confidence: MIN_CONFIDENCE,
+                count: Certainty::Likely,
                 action: Action::Report,
             },
             asks_likeness: None,

@@ -92,6 +92,11 @@ impl Matcher {
         })
     }
 
+    /// Whether no words are asked for.
+    pub fn wants_no_words(&self) -> bool {
+        self.any.is_empty() && self.all.is_empty()
+    }
+
     /// The phrases whose likeness to a text is asked for.
     pub fn phrases(&self) -> impl Iterator<Item = &str> {
         [&self.any, &self.all, &self.none].into_iter().flatten().filter_map(|it| match it {

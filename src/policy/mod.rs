@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use crate::unit::{Globs, Kind, Unit};
+use crate::unit::{Description, Globs, Judgement, Kind, Unit};
 use crate::usage;
 use matcher::Matcher;
 
@@ -94,10 +94,36 @@ pub struct Rule {
     #[serde(rename = "match")]
     pub matcher: Matcher,
     pub scope: Scope,
+    /// Which findings count.
+    pub count: Certainty,
     pub limit: Limit,
     pub edit: Edit,
     #[serde(skip)]
     pub examples: Examples,
+}
+
+/// How sure a finding is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// As probable as not that somebody who looks at the unit's exemplars says so.
+    #[default]
+    Likely,
+    /// One in five.
+    Possible,
+}
+
+impl Certainty {
+    /// How sure so probable a finding is; `None` where it is none.
+    pub fn of(probability: f32) -> Option<Certainty> {
+        const LIKELY: f32 = 0.5;
+        const POSSIBLE: f32 = 0.2;
+        match probability {
+            it if LIKELY <= it => Some(Certainty::Likely),
+            it if POSSIBLE <= it => Some(Certainty::Possible),
+            _ => None,
+        }
+    }
 }
 
 /// Which units a rule looks at.
@@ -217,6 +243,19 @@ impl std::fmt::Display for UnitPattern {
     }
 }
 
+impl Rule {
+    /// Whether the describer's critics are asked how probable it is; else the words decide alone. They are not asked
+    /// where a rule goes by the likeness of meanings or by evidence, whose thresholds are the user's own.
+    pub fn is_judged(&self) -> bool {
+        self.matcher.phrases().next().is_none() && !self.matcher.wants_no_words()
+    }
+
+    /// What the critics judge of a unit, where they are asked.
+    pub fn judgement<'a>(&self, description: &'a Description) -> Option<&'a Judgement> {
+        description.judged.get(&self.id).filter(|_| self.is_judged())
+    }
+}
+
 impl Policy {
     /// By what its rules hold units for important.
     pub fn importance(&self) -> Importance {
@@ -287,6 +326,7 @@ pub fn from_words(words: &[String], min_confidence: f32) -> anyhow::Result<Polic
             min_confidence,
             min_importance: None,
         },
+        count: Certainty::Likely,
         limit: Limit { max_units: None, max_share: None, max_share_per_layer: None },
         edit: Edit { action: Action::Zero, max_units: None, order: None },
         examples: Examples::default(),

@@ -7,13 +7,15 @@ use regex::RegexBuilder;
 
 use super::matcher::{Evidence, Matcher, Pattern, WordList};
 use super::phrase::Lists;
-use super::{Action, Edit, EditOrder, Examples, Level, Limit, Place, Policy, Rule, Scope};
+use super::{Action, Certainty, Edit, EditOrder, Examples, Level, Limit, Place, Policy, Rule, Scope};
 use crate::toml_file::{Table, Value, Walker, place};
 use crate::unit::{Globs, Kind};
 
 const REGEX_SIZE: usize = 1 << 20;
 pub(super) const LEVELS: [(&str, Level); 3] =
     [("deny", Level::Deny), ("warn", Level::Warn), ("allow", Level::Allow)];
+const CERTAINTIES: [(&str, Certainty); 2] =
+    [("likely", Certainty::Likely), ("possible", Certainty::Possible)];
 const ACTIONS: [(&str, Action); 3] =
     [("report", Action::Report), ("zero", Action::Zero), ("prune", Action::Prune)];
 const ORDERS: [(&str, EditOrder); 3] = [
@@ -53,6 +55,7 @@ pub(super) struct Reader<'a> {
 pub(super) struct Defaults {
     pub(super) level: Level,
     pub(super) min_confidence: f32,
+    pub(super) count: Certainty,
     pub(super) action: Action,
 }
 
@@ -77,12 +80,15 @@ impl Reader<'_> {
             join_encoders(&mut self.walker, at, policy, Some(encoder));
         }
         if let Some(defaults) = self.walker.table(table, "defaults") {
-            self.walker.keys(defaults, &["level", "min-confidence", "action"], "[defaults]");
+            self.walker.keys(defaults, &["level", "min-confidence", "count", "action"], "[defaults]");
             if let Some(level) = self.level(defaults) {
                 self.defaults.level = level;
             }
             if let Some(confidence) = self.walker.share(defaults, "min-confidence") {
                 self.defaults.min_confidence = confidence as f32;
+            }
+            if let Some(count) = self.walker.choice(defaults, "count", &CERTAINTIES) {
+                self.defaults.count = count;
             }
             if let Some(action) = self.walker.choice(defaults, "action", &ACTIONS) {
                 self.defaults.action = action;
@@ -132,7 +138,9 @@ impl Reader<'_> {
         policy: &mut Policy,
     ) {
         let known =
-            ["id", "title", "reason", "url", "level", "match", "scope", "limit", "edit", "test"];
+            [
+            "id", "title", "reason", "url", "level", "match", "scope", "count", "limit", "edit", "test",
+        ];
         self.walker.keys(table, &known, "[[rule]]");
         let id = self.walker.text(table, "id");
         let mut included = None;
@@ -151,7 +159,7 @@ impl Reader<'_> {
                     if table.contains_key("match") {
                         let from = policy.rules[n].place.as_ref().map_or("", |it| &it.path);
                         let message = format!(
-                            "rule `{id}` is included from {from} already; leave [rule.match] out to change its level, scope, limit or edit, or choose another id"
+                            "rule `{id}` is included from {from} already; leave [rule.match] out to change its level, scope, count, limit or edit, or choose another id"
                         );
                         self.mistake("duplicate-id", value.span(), message);
                     }
@@ -193,6 +201,7 @@ impl Reader<'_> {
                 min_confidence: self.defaults.min_confidence,
                 min_importance: None,
             },
+            count: self.defaults.count,
             limit: Limit { max_units: Some(0), max_share: None, max_share_per_layer: None },
             edit: Edit { action: self.defaults.action, max_units: None, order: None },
             examples: Examples::default(),
@@ -212,6 +221,9 @@ impl Reader<'_> {
             rule.level = level;
         }
         self.scope(table, &mut rule.scope);
+        if let Some(count) = self.walker.choice(table, "count", &CERTAINTIES) {
+            rule.count = count;
+        }
         self.limit(table, &mut rule.limit, is_included);
         self.edit(table, &mut rule.edit);
         if let Some(test) = self.walker.table(table, "test") {

@@ -29,10 +29,10 @@ use serde_json::Value;
 use crate::data::Skipped;
 use crate::evaluate::Accuracy;
 use crate::policy::{
-    CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place,
+    Certainty, CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place,
     PolicyFile,
 };
-use crate::unit::{Description, Reading, Status, Unit};
+use crate::unit::{Description, Judgement, Reading, Shown, Status, Unit};
 use crate::weights::{Change, SourceFile};
 
 pub use annotations::{github, gitlab};
@@ -305,12 +305,25 @@ pub struct RuleReport {
     pub place: Option<Place>,
     pub level: Level,
     pub status: CheckStatus,
+    /// Which findings count against the limits.
+    #[serde(default)]
+    pub count: Certainty,
     pub limits: Limit,
     pub observed: Observed,
     pub why: Vec<String>,
+    /// Findings that count.
     pub units: Vec<UnitReport>,
+    /// Findings that are possible where only likely ones count.
+    #[serde(default)]
+    pub possible: Vec<UnitReport>,
     /// Units that match and that an exception takes out.
     pub excepted: Vec<UnitReport>,
+    /// Where the pictures show what the rule looks for; `None` where the describer cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<Shown>,
+    /// Too few pictures show it for a unit that detects it to be found.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncovered: bool,
 }
 
 /// A unit that a rule matches.
@@ -323,6 +336,14 @@ pub struct UnitReport {
     /// By the report's measure of it; of ablation the accuracy that zeroing it alone costs, 0..=1.
     pub importance: Option<f64>,
     pub matched: String,
+    /// That somebody who looks at the unit's exemplars says that the rule holds, 0..=1.
+    #[serde(default)]
+    pub probability: f32,
+    #[serde(default)]
+    pub certainty: Certainty,
+    /// What the probability rests on, in words; empty where the words alone decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 impl UnitReport {
@@ -334,8 +355,35 @@ impl UnitReport {
             confidence: finding.confidence,
             importance,
             matched: finding.matched.clone(),
+            probability: finding.probability,
+            certainty: finding.certainty,
+            reasons: finding.judgement.as_ref().map(reasons).unwrap_or_default(),
         }
     }
+}
+
+/// What a judgement rests on, in words.
+pub(crate) fn reasons(it: &Judgement) -> Vec<String> {
+    let percent = |it: f32| format!("{:.0} %", 100. * it);
+    let times = |a: f32, b: f32| a / b.max(1e-3);
+    let mut reasons = vec![format!(
+        "{} of what is expected to be said of its exemplars speaks of it ({} on the average of the network)",
+        percent(it.expected),
+        percent(it.network)
+    )];
+    let selectivity = times(it.firing, it.elsewhere);
+    reasons.push(match selectivity {
+        it if 1.2 < it => format!("where it fires it is seen {it:.1} times as clearly as elsewhere in the same pictures"),
+        _ => "where it fires it is seen no more clearly than elsewhere in the same pictures".to_owned(),
+    });
+    if it.said == 0. {
+        reasons.push("none of its descriptions says so".to_owned());
+    }
+    if !(0.67..1.5).contains(&it.depth) {
+        let than = if it.depth < 1. { "more seldom" } else { "oftener" };
+        reasons.push(format!("people say so {than} of layers as deep as this one in another network"));
+    }
+    reasons
 }
 
 /// What is known of one unit.
@@ -349,6 +397,9 @@ pub struct UnitFacts {
     /// For each phrase that the policy asks about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, f32>,
+    /// By rule, where the describer judges.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub judged: BTreeMap<String, Judgement>,
     /// As in [`UnitReport`].
     pub importance: Option<f64>,
 }
@@ -361,17 +412,19 @@ impl UnitFacts {
             status: self.status,
             readings: self.readings.clone(),
             evidence: self.evidence.clone(),
+            judged: self.judged.clone(),
         }
     }
 
     pub fn of(description: &Description, importance: Option<f64>) -> UnitFacts {
-        let Description { unit, status, readings, evidence } = description;
+        let Description { unit, status, readings, evidence, judged } = description;
         UnitFacts {
             layer: unit.site.clone(),
             unit: unit.channel,
             status: *status,
             readings: readings.clone(),
             evidence: evidence.clone(),
+            judged: judged.clone(),
             importance,
         }
     }

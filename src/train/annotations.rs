@@ -42,6 +42,21 @@ pub(super) fn columns(
     })
 }
 
+/// The rows of some columns of a table.
+pub(super) fn rows<const N: usize>(path: &Path, names: [&str; N]) -> anyhow::Result<Vec<[String; N]>> {
+    let mut reader = csv::Reader::from_path(path)
+        .map_err(|error| usage!("cannot read the table {}: {error}", path.display()))?;
+    let column = columns(&mut reader, path)?;
+    let places = names.iter().map(|it| column(it)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| usage!("{}: {error}", path.display()))?;
+        let field = |at: usize| record.get(places[at]).unwrap_or_default().trim().to_owned();
+        rows.push(std::array::from_fn(field));
+    }
+    Ok(rows)
+}
+
 /// Reads `layer,unit,summary` and joins it with the exemplars, in the order of the file. `row` says where
 /// in a layer the unit of a number is.
 pub fn read(

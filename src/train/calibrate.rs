@@ -4,15 +4,18 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::concepts::{self, Questions};
 use super::describer::{Material, refs};
 use super::features::{gathered, starts};
 use super::judge;
+use super::source::Around;
 use crate::Progress;
 use crate::describe::milan::checkpoint::{Contents, Fitted};
 use crate::describe::milan::compose::{Composer, TermWeights};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::n_words;
+use crate::unit::Reading;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
 
 /// For so many units one that fires on nothing in particular, and of which no sentence is right.
@@ -23,6 +26,7 @@ const NOISE: usize = 10;
 pub fn calibrate(
     contents: &mut Contents,
     material: &Material,
+    around: &Around,
     teacher: &Path,
     progress: Progress<'_>,
 ) -> anyhow::Result<()> {
@@ -40,9 +44,9 @@ pub fn calibrate(
     contents.tensors.insert("background".into(), background);
     let mut milan = Milan::new(contents.clone())?;
     let reader = MiniLm::open(teacher)?;
-    contents.settings.fitted = fit(&milan, material, &reader, progress)?;
+    contents.settings.fitted = fit(&milan, material, around, &reader, progress)?;
     milan.listen_with(teacher)?;
-    contents.settings.fitted_full = fit(&milan, material, &reader, progress)?;
+    contents.settings.fitted_full = fit(&milan, material, around, &reader, progress)?;
     Ok(())
 }
 
@@ -50,6 +54,7 @@ pub fn calibrate(
 fn fit(
     milan: &Milan,
     material: &Material,
+    around: &Around,
     teacher: &MiniLm,
     progress: Progress<'_>,
 ) -> anyhow::Result<Fitted> {
@@ -80,8 +85,8 @@ fn fit(
 
     // Would a person agree? As much as people do with each other, in the middle; of noise nobody would.
     let agreement = people.agreement_among_people();
-    let noise = noise(&gathered(&material.seen, &material.choose)?)?;
-    let noise = Composer::new(milan)?.candidates(&milan.perceive(&noise)?)?;
+    let of_many = noise(&gathered(&material.seen, &material.choose)?)?;
+    let noise = Composer::new(milan)?.candidates(&milan.perceive(&of_many)?)?;
     let units = material.choose.iter().chain(&material.choose);
     let (mut xs, mut said) = (vec![], vec![]);
     for (at, (it, unit)) in candidates.iter().chain(&noise).zip(units).enumerate() {
@@ -124,7 +129,28 @@ fn fit(
             );
         }
     }
-    Ok(Fitted { terms, confidence, evidence: Logistic::fit(&xs, &ys) })
+    let evidence = Logistic::fit(&xs, &ys);
+
+    // Would somebody name what a rule asks for? Words that were said of enough units, and the built-in rules.
+    let questions = Questions::new(&phrases)?;
+    let concepts = questions.concepts();
+    let mut readings: Vec<Vec<Reading>> = vec![];
+    for (it, unit) in candidates.iter().zip(&material.choose) {
+        let area = material.seen[unit.site].area(unit.row);
+        readings.push(milan.readings_by(it, area, &terms, &confidence));
+    }
+    let judged = concepts::judge(milan, &concepts, &material.seen, &material.choose, around, &readings)?;
+    let (mut xs, mut ys) = (vec![], vec![]);
+    for (unit, terms) in material.choose.iter().zip(judged.terms) {
+        for (concept, terms) in concepts.iter().zip(terms) {
+            xs.push(terms);
+            ys.push(unit.texts.iter().any(|text| (concept.speaks)(text)));
+        }
+    }
+    let of_noise = concepts::terms_of_noise(milan, &concepts, &material.seen, &of_many, around)?;
+    xs.extend(of_noise.into_iter().flatten());
+    ys.resize(xs.len(), false);
+    Ok(Fitted { terms, confidence, evidence, concept: Logistic::fit(&xs, &ys) })
 }
 
 /// Of units that fire on nothing in particular, a [tenth](NOISE) as many as there are units `(units, k, features)`: each

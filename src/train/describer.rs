@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::annotations::{Annotated, part};
 use super::calibrate::calibrate;
+use super::concepts::{by_depth, depths};
 use super::critic::{self, Named, Pairs};
 use super::features::{Looker, gathered};
 use super::regions::Regions;
@@ -45,6 +46,8 @@ pub struct Config {
     pub sentence_encoder: PathBuf,
     /// Regions whose names are known, to learn those as well: folders, or `demo:N:SEED:SPLIT`.
     pub regions: Vec<String>,
+    /// A table `network,layer,unit,description`: what people said of the units of another network, by depth.
+    pub words_by_depth: Option<PathBuf>,
     /// Where the describer, its card and the stages are written.
     pub out: PathBuf,
     pub seed: u64,
@@ -95,6 +98,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let known: BTreeSet<&str> = pieces.iter().map(String::as_str).collect();
     let phrases = Phrases::gather(&texts, &|word| known.contains(word));
     let phrases_json = serde_json::to_string(&phrases)?;
+    let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
+    let depths = depths(&phrases, learn, material.seen.len(), &elsewhere);
     let vocabulary = vocabulary(&texts);
     let inputs = format!(
         "{} {inputs} {} {teacher_digest} {} {}",
@@ -187,7 +192,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     seen.dedup();
     let even = Logistic::fit(&[], &[]);
     let unfitted =
-        Fitted { terms: [1., 16., 0.4, 0.3, 0.], confidence: even.clone(), evidence: even };
+        Fitted { terms: [1., 16., 0.4, 0.3, 0.], confidence: even.clone(), evidence: even.clone(), concept: even };
     let mut contents = Contents {
         settings: Settings {
             format: FORMAT,
@@ -207,10 +212,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         words: vocabulary.words().to_vec(),
         pieces,
         phrases: phrases_json,
+        depths: serde_json::to_string(&depths)?,
         seen,
         tensors,
     };
-    calibrate(&mut contents, &material, &config.sentence_encoder, progress)?;
+    let around = config.source.around(choose, "places", &looker, progress)?;
+    calibrate(&mut contents, &material, &around, &config.sentence_encoder, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
     let card = card(&contents, &material, &names, config);

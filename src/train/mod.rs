@@ -3,6 +3,7 @@
 pub mod annotations;
 pub mod calibrate;
 pub mod classifier;
+pub mod concepts;
 pub mod critic;
 pub mod describer;
 pub mod drawn;

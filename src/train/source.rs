@@ -6,9 +6,17 @@ use super::annotations::{self, Annotated};
 use super::features::Looker;
 use super::milannotations::Layer;
 use crate::data::{self, Dataset, Preprocess};
-use crate::describe::milan::look::{Fires, Pictures, Seen};
+use crate::describe::milan::look::{Crops, Fires, Pictures, Places, Seen};
 use crate::files::{digest, sha256};
 use crate::{Progress, usage};
+
+/// Where the exemplars of some units lie, and what their pictures show all over.
+pub struct Around {
+    /// The pictures of each unit's exemplars.
+    pub pictures: Vec<Vec<usize>>,
+    /// Pictures, and the features of their [places](Places).
+    pub places: Vec<(Vec<usize>, Seen)>,
+}
 
 /// What the user named.
 #[derive(Debug, Clone)]
@@ -93,6 +101,59 @@ impl Source {
         let pictures = Pictures { dataset: &dataset, preprocess: &preprocess() };
         let seen = looker.look("features", &inputs, &sites, &pictures, progress)?;
         Ok(Known { units, seen, inputs: format!("{inputs} {}", digest(&self.annotations)?.1) })
+    }
+
+    /// Where the exemplars of some units lie, and what their pictures show all over; kept as `name`.
+    pub fn around(
+        &self,
+        units: &[Annotated],
+        name: &str,
+        looker: &Looker<'_>,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Around> {
+        let preprocess = preprocess();
+        let pictures_of = |it: &Annotated, fires: &dyn Fires| -> Vec<usize> {
+            (0..fires.k()).map(|rank| fires.picture(it.row, rank)).collect()
+        };
+        let look = |name: &str, inputs: &str, pictures: &[Vec<usize>], crops: &dyn Crops| {
+            let places = Places::of(pictures);
+            let inputs = format!("{inputs} {:?}", places.pictures);
+            let mut seen = looker.look(name, &inputs, &[&places], &crops, progress)?;
+            anyhow::Ok((places.pictures, seen.swap_remove(0)))
+        };
+        let Some(exemplars) = &self.exemplars else {
+            // Layers may have pictures of their own, which are counted from a number of their own.
+            let layers = Layer::all(&self.annotations)?;
+            let (mut pictures, mut places) = (vec![vec![]; units.len()], vec![]);
+            for (site, layer) in layers.iter().enumerate() {
+                let own: Vec<usize> = (0..units.len()).filter(|&it| units[it].site == site).collect();
+                let of: Vec<Vec<usize>> = own.iter().map(|&it| pictures_of(&units[it], layer)).collect();
+                let name = format!("{name}-{}", layer.name());
+                let inputs = format!("{} {}", layer.name(), layer.files_digest()?);
+                let (mut ids, seen) = match layer.has_pictures() {
+                    true => look(&name, &inputs, &of, layer)?,
+                    false => {
+                        let (dataset, digest) = self.pictures()?;
+                        let pictures = Pictures { dataset: &dataset, preprocess: &preprocess };
+                        look(&name, &format!("{inputs} {digest}"), &of, &pictures)?
+                    }
+                };
+                let number = |id: usize| layers.len() * id + site;
+                ids.iter_mut().for_each(|it| *it = number(*it));
+                for (place, of) in own.into_iter().zip(of) {
+                    pictures[place] = of.into_iter().map(number).collect();
+                }
+                places.push((ids, seen));
+            }
+            return Ok(Around { pictures, places });
+        };
+        let sites = annotations::exemplars(exemplars)?;
+        let (dataset, digest) = self.pictures()?;
+        let pictures: Vec<Vec<usize>> =
+            units.iter().map(|it| pictures_of(it, &sites[it.site])).collect();
+        let crops = Pictures { dataset: &dataset, preprocess: &preprocess };
+        let places = vec![look(name, &digest, &pictures, &crops)?];
+        Ok(Around { pictures, places })
     }
 
     /// The pictures, and a digest of their names and sizes.

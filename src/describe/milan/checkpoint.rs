@@ -20,7 +20,7 @@ use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";
@@ -58,6 +58,8 @@ pub struct Fitted {
     pub confidence: Logistic,
     /// That a person would name a phrase, from [`super::evidence_terms`].
     pub evidence: Logistic,
+    /// That somebody names a concept, from [`super::concepts`].
+    pub concept: Logistic,
 }
 
 /// How pictures reach the encoder, and where its maps are taken.
@@ -77,6 +79,8 @@ pub struct Contents {
     pub pieces: Vec<String>,
     /// JSON of [`super::phrases::Phrases`].
     pub phrases: String,
+    /// JSON of [`super::depths::Depths`].
+    pub depths: String,
     /// Keys of the annotated units and named regions that training saw, sorted.
     pub seen: Vec<String>,
     /// All in single precision.
@@ -142,6 +146,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
         words: lines("words")?,
         pieces: lines("pieces")?,
         phrases: text("phrases")?.clone(),
+        depths: text("depths")?.clone(),
         seen: lines("seen")?,
         tensors,
     })
@@ -158,6 +163,7 @@ pub fn to_bytes(contents: &Contents) -> anyhow::Result<Vec<u8>> {
         ("words", contents.words.join("\n")),
         ("pieces", contents.pieces.join("\n")),
         ("phrases", contents.phrases.clone()),
+        ("depths", contents.depths.clone()),
         ("seen", contents.seen.join("\n")),
     ];
     let (mut wide, mut halves, mut bytes) = (vec![], vec![], vec![]);

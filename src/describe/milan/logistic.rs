@@ -47,6 +47,11 @@ impl Logistic {
         x.iter().zip(places).map(|(x, (mean, std))| (x - mean) / std)
     }
 
+    /// The logarithm of the odds of being right.
+    pub fn log_odds(&self, x: &[f64]) -> f64 {
+        self.bias + self.standard(x).zip(&self.weights).map(|(x, weight)| x * weight).sum::<f64>()
+    }
+
     fn of_standard(&self, x: &[f64]) -> f64 {
         let sum: f64 = x.iter().zip(&self.weights).map(|(x, weight)| x * weight).sum();
         1. / (1. + (-(self.bias + sum)).exp())

@@ -52,7 +52,7 @@ impl Fires for SiteExemplars {
     }
 }
 
-impl<T: Fires> Fires for &T {
+impl<T: Fires + ?Sized> Fires for &T {
     fn name(&self) -> &str {
         (**self).name()
     }
@@ -80,6 +80,16 @@ pub trait Crops: Sync {
     fn crop(&self, id: usize) -> anyhow::Result<RgbImage>;
 }
 
+impl<T: Crops + ?Sized> Crops for &T {
+    fn n_pictures(&self) -> usize {
+        (**self).n_pictures()
+    }
+
+    fn crop(&self, id: usize) -> anyhow::Result<RgbImage> {
+        (**self).crop(id)
+    }
+}
+
 /// The pictures of a data set, and how the audited network saw them.
 #[derive(Debug, Clone, Copy)]
 pub struct Pictures<'a> {
@@ -96,6 +106,57 @@ impl Crops for Pictures<'_> {
         read_crop(self.dataset, self.preprocess, id)
     }
 }
+
+/// Places all over a picture, to compare those with where a unit fires: the cells of a grid, row after row.
+pub const N_PLACES: usize = PLACES_PER_SIDE * PLACES_PER_SIDE;
+const PLACES_PER_SIDE: usize = 4;
+
+/// The mask `(side, side)` of one of the [`N_PLACES`] places of a picture.
+fn place(at: usize, side: usize) -> Vec<bool> {
+    let (row, column) = (at / PLACES_PER_SIDE, at % PLACES_PER_SIDE);
+    let cell = |pixel: usize| pixel * PLACES_PER_SIDE / side;
+    (0..side * side).map(|it| cell(it / side) == row && cell(it % side) == column).collect()
+}
+
+/// The places of some pictures, each picture as if it were a unit.
+pub struct Places {
+    pub pictures: Vec<usize>,
+}
+
+impl Places {
+    /// Of all the pictures that some units fire in.
+    pub fn of(pictures: &[Vec<usize>]) -> Places {
+        let mut pictures = pictures.concat();
+        pictures.sort_unstable();
+        pictures.dedup();
+        Places { pictures }
+    }
+}
+
+impl Fires for Places {
+    fn name(&self) -> &str {
+        "places"
+    }
+
+    fn n_units(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn k(&self) -> usize {
+        N_PLACES
+    }
+
+    fn picture(&self, unit: usize, _: usize) -> usize {
+        self.pictures[unit]
+    }
+
+    fn mask(&self, _: usize, rank: usize, side: usize) -> anyhow::Result<Vec<bool>> {
+        Ok(place(rank, side))
+    }
+}
+
+/// Told of the places of some pictures: the pictures, and features `(pictures, N_PLACES, features)`.
+pub type TakePlaces<'a> = &'a mut dyn FnMut(&[usize], &[f32]) -> anyhow::Result<()>;
 
 /// What an encoder's pictures are like.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -166,6 +227,18 @@ pub fn look(
     pictures: &impl Crops,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Seen>> {
+    look_around(encoder, input, sites, pictures, None, progress)
+}
+
+/// As [`look`], and also at the places of each picture that is looked at.
+pub fn look_around(
+    encoder: &Encoder,
+    input: &Input,
+    sites: &[impl Fires],
+    pictures: &impl Crops,
+    mut places: Option<TakePlaces<'_>>,
+    progress: Progress<'_>,
+) -> anyhow::Result<Vec<Seen>> {
     let n = pictures.n_pictures();
     let mut wanted: Vec<Vec<(usize, usize, usize)>> = vec![vec![]; n];
     for (site, exemplars) in sites.iter().enumerate() {
@@ -200,12 +273,20 @@ pub fn look(
                 Ok((Region { picture, mask }, (site, unit, rank)))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let (regions, places): (Vec<Region>, Vec<_>) = regions.into_iter().unzip();
+        let (regions, exemplars): (Vec<Region>, Vec<_>) = regions.into_iter().unzip();
         let features = encoder.features(&maps, &regions)?;
         let rows = features.chunks(encoder.n_features());
-        for ((region, (site, unit, rank)), row) in regions.iter().zip(places).zip(rows) {
+        for ((region, (site, unit, rank)), row) in regions.iter().zip(exemplars).zip(rows) {
             let n_inside = region.mask.iter().filter(|it| **it).count();
             seen[site].set(unit, rank, row, n_inside as f32 / region.mask.len() as f32);
+        }
+        if let Some(take) = &mut places {
+            let all = |picture| (0..N_PLACES).map(move |at| (picture, at));
+            let regions: Vec<Region> = (0..ids.len())
+                .flat_map(all)
+                .map(|(picture, at)| Region { picture, mask: place(at, side) })
+                .collect();
+            take(ids, &encoder.features(&maps, &regions)?)?;
         }
     }
     progress(STAGE, n_distinct, n_distinct)?;

@@ -13,8 +13,10 @@ pub mod authors;
 pub mod captioner;
 pub mod checkpoint;
 pub mod compose;
+pub mod concepts;
 pub mod critic;
 pub mod decode;
+pub mod depths;
 pub mod encoder;
 mod grammar;
 pub mod lm;
@@ -48,8 +50,10 @@ use checkpoint::{Contents, Fitted, Settings};
 use compose::{Candidate, Candidates, Composer, TermWeights};
 use critic::{Critic, mean_score, texts_of, units_of};
 use decode::Speaker;
+use depths::Depths;
 use encoder::{Encoder, Resizing};
 use lm::LanguageModel;
+use logistic::Logistic;
 use look::Seen;
 use minilm::MiniLm;
 use noise::Noise;
@@ -84,6 +88,7 @@ pub struct Milan {
     /// What understands sentences in place of `sentences`, which was taught by it.
     listener: Option<MiniLm>,
     pub phrases: Phrases,
+    pub depths: Depths,
     /// The vector that is expected of any unit, `(1, sentence)`.
     background: Tensor,
     /// Keys of the annotated units and named regions that training saw.
@@ -145,7 +150,7 @@ impl Milan {
 
     /// Strict: no tensor may be missing, of another shape, or left over.
     pub fn new(contents: Contents) -> anyhow::Result<Milan> {
-        let Contents { settings, words, pieces, phrases, seen, tensors } = contents;
+        let Contents { settings, words, pieces, phrases, depths, seen, tensors } = contents;
         let (own, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
             tensors.into_iter().partition(|(name, _)| name.starts_with("encoder."));
         let own: BTreeMap<String, Tensor> = own
@@ -177,6 +182,8 @@ impl Milan {
         let critic = |i: usize| Critic::new(settings.critic, &vb.pp("critic").pp(i));
         let phrases: Phrases = serde_json::from_str(&phrases)
             .map_err(|error| inconclusive!("its phrases: {error}"))?;
+        let depths: Depths = serde_json::from_str(&depths)
+            .map_err(|error| inconclusive!("what it knows of depths: {error}"))?;
         let milan = Milan {
             encoder,
             mean: vb.get(n_features, "features.mean")?,
@@ -187,6 +194,7 @@ impl Milan {
             background: vb.get((1, settings.sentence.sentence), "background")?,
             listener: None,
             phrases,
+            depths,
             seen: seen.into_iter().collect(),
             settings,
         };
@@ -273,8 +281,20 @@ impl Milan {
         Ok(readings)
     }
 
-    fn readings(&self, candidates: &Candidates, area: f32) -> Vec<Reading> {
-        let Fitted { terms: weights, confidence, .. } = self.fitted();
+    /// The best sentences, best first.
+    pub fn readings(&self, candidates: &Candidates, area: f32) -> Vec<Reading> {
+        let Fitted { terms, confidence, .. } = self.fitted();
+        self.readings_by(candidates, area, terms, confidence)
+    }
+
+    /// The best sentences by other weights, and how sure they are by another fit.
+    pub fn readings_by(
+        &self,
+        candidates: &Candidates,
+        area: f32,
+        weights: &TermWeights,
+        confidence: &Logistic,
+    ) -> Vec<Reading> {
         let chosen = choose(candidates, weights, MAX_READINGS);
         let reading = |(at, it): (usize, &&Candidate)| {
             let terms = confidence_terms(&chosen, at, candidates, area, weights);

@@ -9,13 +9,14 @@ use rayon::prelude::*;
 
 use super::authors;
 use super::compose::Composer;
+use super::concepts::{Concepts, Facts, PlaceShares};
 use super::decode::{Ending, Speaker};
 use super::encoder::Resizing;
-use super::look::{Input, Seen, look};
+use super::look::{Input, Seen, TakePlaces, look, look_around};
 use super::{Milan, checkpoint};
 use crate::describe::{Config, How, Readings};
 use crate::exemplars::{Exemplars, SiteExemplars};
-use crate::unit::{Reading, Unit};
+use crate::unit::{Judgement, Reading, Shown, Unit};
 use crate::{Progress, usage};
 
 /// Units whose beams go together.
@@ -23,14 +24,25 @@ const BATCH: usize = 8;
 /// Of the authors' encoder's pictures, in pixels.
 const AUTHORS_SIDE: u32 = 224;
 
-/// Readings of every unit, and the evidence for each phrase asked about, `units × phrases`.
+/// What is known of every unit, in the order of the exemplars' units.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) readings: Readings,
+    /// For each phrase asked about, `units × phrases`.
+    pub(crate) evidence: Vec<Vec<f32>>,
+    /// For each concept that phrases speak of.
+    pub(crate) judged: Vec<BTreeMap<String, Judgement>>,
+    pub(crate) shown: BTreeMap<String, Shown>,
+}
+
+/// Describes and judges every unit.
 pub(crate) fn read(
     file: Option<&Path>,
     how: &How,
     exemplars: &Exemplars,
     config: &Config<'_>,
     progress: Progress<'_>,
-) -> anyhow::Result<(Readings, Vec<Vec<f32>>)> {
+) -> anyhow::Result<Known> {
     if let Some(file) = file.filter(|it| is_authors(Some(it))) {
         if let Some(phrase) = config.phrases.first() {
             return Err(usage!(
@@ -38,7 +50,8 @@ pub(crate) fn read(
                 file.display()
             ));
         }
-        return Ok((by_authors(file, how.compat, exemplars, config, progress)?, vec![]));
+        let readings = by_authors(file, how.compat, exemplars, config, progress)?;
+        return Ok(Known { readings, ..Known::default() });
     }
     let mut milan = match file {
         Some(file) => Milan::new(checkpoint::open(file)?)?,
@@ -55,19 +68,63 @@ pub(crate) fn read(
     let spread = if phrases.is_empty() { &[] } else { exemplars.spread.as_slice() };
     let fires: Vec<&SiteExemplars> = sites.iter().chain(spread).collect();
     let input = &milan.settings.encoder.input;
-    let mut seen = look(&milan.encoder, input, &fires, &config.pictures, progress)?;
+    let composer = Composer::new(&milan)?;
+    let concepts = Concepts::new(&milan, &composer, config.concepts)?;
+    let mut places = PlaceShares::default();
+    let mut take = |ids: &[usize], features: &[f32]| concepts.see_places(&mut places, ids, features);
+    let take: Option<TakePlaces<'_>> = match config.concepts {
+        [] => None,
+        _ => Some(&mut take),
+    };
+    let pictures = &config.pictures;
+    let mut seen = look_around(&milan.encoder, input, &fires, pictures, take, progress)?;
     let spread = seen.split_off(sites.len());
     let n_units = exemplars.n_units();
     let done = AtomicUsize::new(0);
     let tick = |n: usize| progress("describing", done.fetch_add(n, Ordering::Relaxed) + n, n_units);
-    let composer = Composer::new(&milan)?;
     let mut readings = Readings::new();
     for (site, seen) in sites.iter().zip(&seen) {
         let read = milan.read(&composer, seen, &tick)?.into_iter().enumerate();
         readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
     }
     let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&spread, &phrases)? };
-    Ok((readings, evidence))
+    let judged = judged(&concepts, exemplars, &seen, &places, &readings, config)?;
+    let known = (0..config.concepts.len()).filter(|&it| concepts.is_known(it));
+    let shown = concepts.shown(&places);
+    let shown = known.map(|it| (config.concepts[it].name.clone(), shown[it])).collect();
+    Ok(Known { readings, evidence, judged, shown })
+}
+
+/// Every concept that phrases speak of, judged for every unit.
+fn judged(
+    concepts: &Concepts<'_>,
+    exemplars: &Exemplars,
+    seen: &[Seen],
+    places: &PlaceShares,
+    readings: &Readings,
+    config: &Config<'_>,
+) -> anyhow::Result<Vec<BTreeMap<String, Judgement>>> {
+    let known: Vec<usize> =
+        (0..config.concepts.len()).filter(|&it| concepts.is_known(it)).collect();
+    if known.is_empty() {
+        return Ok(vec![]);
+    }
+    let shares = seen.iter().map(|it| concepts.of_site(it)).collect::<anyhow::Result<Vec<_>>>()?;
+    let network = concepts.network(&shares);
+    let mut judged = Vec::with_capacity(exemplars.n_units());
+    for (site, shares) in exemplars.sites.iter().zip(&shares) {
+        let depth = config.depths.get(&site.site).copied().unwrap_or(1.);
+        for row in 0..site.n_units {
+            let unit = Unit::new(&site.site, row);
+            let readings = readings.get(&unit).map(Vec::as_slice).unwrap_or_default();
+            let pictures = site.ids(row);
+            let network = &network;
+            let facts = Facts { shares, row, pictures, places, network, readings, depth };
+            let one = |&it: &usize| (config.concepts[it].name.clone(), concepts.judge(&facts, it));
+            judged.push(known.iter().map(one).collect());
+        }
+    }
+    Ok(judged)
 }
 
 /// Whether a file is one of the authors', by its name.

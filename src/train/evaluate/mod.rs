@@ -1,6 +1,7 @@
 //! The quality table: descriptions and the critic against what people said of units that training never saw.
 
 mod concepts;
+mod policies;
 mod table;
 
 use std::path::PathBuf;
@@ -22,9 +23,11 @@ use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
+use crate::unit::Reading;
 use crate::usage;
 pub use concepts::Concept;
 use concepts::concepts;
+pub use policies::{FindingQuality, PolicyQuality};
 pub use table::table;
 
 /// What judging needs to know.
@@ -35,6 +38,8 @@ pub struct Config {
     pub describer: Option<PathBuf>,
     /// Regions whose names are known, and the network whose units are held against them.
     pub overlap: Option<Against>,
+    /// Policies whose rules are held against what people said.
+    pub policies: Vec<String>,
     /// Where features are kept; `None` keeps none.
     pub work: Option<PathBuf>,
 }
@@ -58,6 +63,7 @@ pub struct Evaluation {
     /// Corpus BLEU-4 of the default method against everybody.
     pub bleu: f64,
     pub overlap: Vec<Overlap>,
+    pub policies: Vec<PolicyQuality>,
 }
 
 #[derive(Debug, Serialize)]
@@ -147,6 +153,18 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
     let concepts = concepts(&milan, &seen, &units, &composed)?;
     let calibration = calibrated(&milan, &seen, &units, &candidates, &people, &teacher)?;
 
+    let policies = match config.policies.as_slice() {
+        [] => vec![],
+        names => {
+            let around = config.source.around(&units, "places-held-out", &looker, progress)?;
+            let area = |it: &Annotated| seen[it.site].area(it.row);
+            let readings = candidates.iter().zip(&units);
+            let readings: Vec<Vec<Reading>> =
+                readings.map(|(it, unit)| milan.readings(it, area(unit))).collect();
+            policies::policies(&milan, &seen, &units, &around, &readings, names)?
+        }
+    };
+
     let (mut critic_full, mut calibration_full) = (None, None);
     if milan.understands(&config.sentence_encoder)? {
         milan.listen_with(&config.sentence_encoder)?;
@@ -168,6 +186,7 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         calibration_full,
         bleu: bleu(&hypotheses, &references),
         overlap,
+        policies,
     })
 }
 

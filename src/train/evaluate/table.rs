@@ -84,6 +84,9 @@ pub fn table(found: &Evaluation) -> String {
         sure(calibration),
         number(found.bleu)
     );
+    if !found.policies.is_empty() {
+        let _ = writeln!(text, "\n{}", policies(found));
+    }
     if !found.overlap.is_empty() {
         let header = [
             "phrase",
@@ -121,4 +124,53 @@ pub fn table(found: &Evaluation) -> String {
         );
     }
     text
+}
+
+/// What policies find, against what at least one person, and two, said.
+fn policies(found: &Evaluation) -> String {
+    let maybe = |it: Option<f64>| it.map_or("-".to_owned(), |it| format!("{it:.2}"));
+    let header = [
+        "policy, rule",
+        "≥1 say",
+        "≥2 say",
+        "what counts",
+        "found",
+        "precision ≥1",
+        "≥2",
+        "recall ≥1",
+        "≥2",
+        "lift",
+    ];
+    let mut table = new_table(WIDTH, &header);
+    let mut calibration = String::new();
+    for it in &found.policies {
+        let name = it.rule.as_ref().map_or(it.policy.clone(), |rule| format!("  {rule}"));
+        let _ = writeln!(
+            calibration,
+            "{}: base rate {:.3}, calibration error {:.3}, AUROC {}",
+            name.trim(),
+            it.base_rate,
+            it.calibration_error,
+            maybe(it.auroc)
+        );
+        let kinds = [("likely", &it.likely), ("possible", &it.possible), ("words alone", &it.words)];
+        for (at, (kind, quality)) in kinds.into_iter().enumerate() {
+            let first = |text: String| if at == 0 { text } else { String::new() };
+            table.add_row(vec![
+                first(name.clone()),
+                first(it.units_any.to_string()),
+                first(it.units_majority.to_string()),
+                kind.to_owned(),
+                quality.found.to_string(),
+                maybe(quality.precision_any),
+                maybe(quality.precision_majority),
+                maybe(quality.recall_any),
+                maybe(quality.recall_majority),
+                maybe(quality.lift),
+            ]);
+        }
+    }
+    right(&mut table, 1..3);
+    right(&mut table, 4..10);
+    format!("Findings of policies, against the same rules on each person's sentence\n{table}\n{calibration}")
 }
