@@ -173,7 +173,8 @@ fn draw_face(picture: &mut RgbImage, rng: &mut ChaCha8Rng) {
         *pixel = match (dy < -radius / 2, eye, mouth) {
             (true, ..) => hair,
             (_, true, _) => Rgb([40, 30, 30]),
-            (_, _, true) => Rgb([150, 50, 50]),
+            // Not just as red in each face, else none would excite the unit for skin most.
+            (_, _, true) => Rgb([150 - shade, 50, 50]),
             _ => Rgb([235 - shade, 175 - shade, 140 - shade]),
         };
     }

@@ -254,6 +254,9 @@ fn exemplars_of_a_real_network_are_pytorchs() {
         let n_pixels = golden.side * golden.side;
         for (place, wanted) in golden_site.ids.iter().enumerate() {
             let unit = place * golden.step;
+            if site.dead[unit] {
+                continue; // Any pictures are as good as any others.
+            }
             n_ids += wanted.len();
             n_same += site.ids(unit).iter().filter(|id| wanted.contains(id)).count();
             let range = golden_site.low[place]..=golden_site.high[place];
