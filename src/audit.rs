@@ -63,8 +63,7 @@ pub fn audit(config: &Config, progress: Progress<'_>) -> anyhow::Result<Report> 
     };
     let asked =
         Asked { how: &config.how, policy: policy.as_ref(), phrases: &phrases, seed: config.seed };
-    let Described { descriptions, shown } =
-        describe(&subject, &found.exemplars, &asked, progress)?;
+    let Described { descriptions, shown } = describe(&subject, &found.exemplars, &asked, progress)?;
 
     let looked = Looked {
         subject: &subject,

@@ -389,7 +389,21 @@ fn explained(policy: &Policy, rule: &Rule, facts: &UnitFacts, similar: &Similari
         let answer = if trace.found.is_some() { "matches" } else { "does not match" };
         text += &format!("  \"{said}\" ({confidence:.2}) {answer}\n{}", tried(&trace));
     }
-    let found = find(rule, &description, similar).filter(|_| in_layers);
+    if let Some(judgement) = rule.judgement(&description) {
+        let probability = judgement.probability;
+        let certainty = match policy::Certainty::of(probability) {
+            Some(it) => report::word(&it),
+            None => "improbable".to_owned(),
+        };
+        text += &format!(
+            "  that somebody who looks at its exemplars says so: {probability:.2}, {certainty}\n"
+        );
+        for reason in report::reasons(judgement) {
+            text += &format!("    {reason}\n");
+        }
+    }
+    let found =
+        find(rule, &description, similar).filter(|it| in_layers && it.certainty <= rule.count);
     let important = match (rule.scope.min_importance, facts.importance) {
         (Some(min), Some(importance)) if importance < min => {
             text += &format!("  its importance is {importance:.4}, {min:.4} wanted\n");

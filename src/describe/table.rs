@@ -289,6 +289,7 @@ mod tests {
             status: Status::Described,
             readings: vec![reading("red", 0.9), reading("a \"word\"", 0.5)],
             evidence: Default::default(),
+            judged: Default::default(),
         };
         let text = write(&[description], |_| Some(0.25)).unwrap();
         assert_eq!(

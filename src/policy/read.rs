@@ -7,7 +7,9 @@ use regex::RegexBuilder;
 
 use super::matcher::{Evidence, Matcher, Pattern, WordList};
 use super::phrase::Lists;
-use super::{Action, Certainty, Edit, EditOrder, Examples, Level, Limit, Place, Policy, Rule, Scope};
+use super::{
+    Action, Certainty, Edit, EditOrder, Examples, Level, Limit, Place, Policy, Rule, Scope,
+};
 use crate::toml_file::{Table, Value, Walker, place};
 use crate::unit::{Globs, Kind};
 
@@ -80,7 +82,11 @@ impl Reader<'_> {
             join_encoders(&mut self.walker, at, policy, Some(encoder));
         }
         if let Some(defaults) = self.walker.table(table, "defaults") {
-            self.walker.keys(defaults, &["level", "min-confidence", "count", "action"], "[defaults]");
+            self.walker.keys(
+                defaults,
+                &["level", "min-confidence", "count", "action"],
+                "[defaults]",
+            );
             if let Some(level) = self.level(defaults) {
                 self.defaults.level = level;
             }
@@ -137,9 +143,9 @@ impl Reader<'_> {
         own: &mut BTreeSet<String>,
         policy: &mut Policy,
     ) {
-        let known =
-            [
-            "id", "title", "reason", "url", "level", "match", "scope", "count", "limit", "edit", "test",
+        let known = [
+            "id", "title", "reason", "url", "level", "match", "scope", "count", "limit", "edit",
+            "test",
         ];
         self.walker.keys(table, &known, "[[rule]]");
         let id = self.walker.text(table, "id");

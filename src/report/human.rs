@@ -43,6 +43,11 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
             line(format!("… and {} more; all are in report.json", rule.units.len() - MAX_UNITS));
         }
     }
+    let beside: Vec<String> = report.rules.iter().flat_map(beside_findings).collect();
+    if !beside.is_empty() {
+        line(String::new());
+        beside.iter().flat_map(|it| wrapped(it, width)).for_each(&mut line);
+    }
     let held: Vec<String> = gate_lines(report).chain(exception_lines(report)).collect();
     if !held.is_empty() {
         line(String::new());
@@ -89,6 +94,38 @@ pub fn human(report: &Report, width: usize, color: bool) -> String {
         line(shortened(next, width));
     }
     text
+}
+
+/// What is to be said of a rule besides the units that count.
+fn beside_findings(rule: &RuleReport) -> Vec<String> {
+    let RuleReport { id, observed, shown, .. } = rule;
+    let mut said = vec![];
+    if 0 < observed.possible {
+        said.push(format!(
+            "{id}: {} possible and do not count (probability .2 to .5); count = \"possible\" in the rule counts them",
+            are(observed.possible, "unit")
+        ));
+    }
+    if 0 < observed.improbable {
+        said.push(format!(
+            "{id}: the words of {} match, but what the exemplars show makes it improbable; `milan-audit policy explain \
+             {id} LAYER:UNIT` says why",
+            counted(observed.improbable, "unit")
+        ));
+    }
+    if let Some(shown) = shown.filter(|_| rule.uncovered) {
+        said.push(format!(
+            "{id} is uncovered: {} of {} show what it looks for",
+            shown.pictures,
+            counted(shown.of, "picture")
+        ));
+    }
+    said
+}
+
+/// `1 unit is`, `2 units are`.
+fn are(n: usize, what: &str) -> String {
+    format!("{} {}", counted(n, what), if n == 1 { "is" } else { "are" })
 }
 
 fn near_duplicates(it: &NearDuplicatesReport) -> String {
@@ -178,7 +215,9 @@ fn exception_lines(report: &Report) -> impl Iterator<Item = String> {
 
 fn units_table(report: &Report, rule: &RuleReport, width: usize) -> Table {
     let measured = rule.units.iter().any(|unit| unit.importance.is_some());
-    let mut header = vec![rule.id.as_str(), "confidence", "description"];
+    let judged = rule.units.iter().any(|unit| !unit.reasons.is_empty());
+    let mut header =
+        vec![rule.id.as_str(), if judged { "probability" } else { "confidence" }, "description"];
     if measured {
         header.insert(2, report.importance_name());
     }
@@ -186,7 +225,7 @@ fn units_table(report: &Report, rule: &RuleReport, width: usize) -> Table {
     for unit in rule.units.iter().take(MAX_UNITS) {
         let mut row = vec![
             format!("{}:{}", unit.layer, unit.unit),
-            format!("{:.2}", unit.confidence),
+            format!("{:.2}", if judged { unit.probability } else { unit.confidence }),
             shortened(&unit.description, MAX_TEXT),
         ];
         if measured {

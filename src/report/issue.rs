@@ -72,6 +72,35 @@ pub(super) fn issues(report: &Report) -> Vec<Issue<'_>> {
 }
 
 fn of_rule<'a>(report: &'a Report, rule: &'a RuleReport) -> Vec<Issue<'a>> {
+    let mut issues = counting(report, rule);
+    issues.extend(possible(report, rule));
+    issues
+}
+
+/// A note on the findings of a rule that are possible and do not count.
+fn possible<'a>(report: &'a Report, rule: &'a RuleReport) -> Option<Issue<'a>> {
+    let first = rule.possible.first()?;
+    let n = rule.possible.len();
+    let message = format!(
+        "{} possible and {} not count against {}, such as {}",
+        if n == 1 { "1 unit is".to_owned() } else { format!("{n} units are") },
+        if n == 1 { "does" } else { "do" },
+        rule.id,
+        line(first)
+    );
+    Some(Issue {
+        id: rule.id.clone(),
+        severity: Severity::Note,
+        title: clean(&format!("possible {}", rule.id)),
+        message: clean(&message),
+        layer: None,
+        units: &rule.possible,
+        place: place(report, Some(rule)),
+    })
+}
+
+/// The findings that count, a layer each.
+fn counting<'a>(report: &'a Report, rule: &'a RuleReport) -> Vec<Issue<'a>> {
     let severity = match (rule.status, rule.level) {
         _ if !held(report) => Severity::Note,
         (CheckStatus::Violated | CheckStatus::Inconclusive, _) => Severity::Error,

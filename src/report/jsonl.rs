@@ -39,12 +39,13 @@ pub fn jsonl(report: &Report) -> anyhow::Result<String> {
 fn rule(rule: &RuleReport) -> anyhow::Result<String> {
     let mut alone = serde_json::to_value(rule)?;
     if let Some(fields) = alone.as_object_mut() {
-        fields.retain(|key, _| !["units", "excepted"].contains(&key.as_str()));
+        fields.retain(|key, _| !["units", "possible", "excepted"].contains(&key.as_str()));
     }
     let finding = |excepted| move |unit| Finding { rule: &rule.id, excepted, unit };
     let counted = rule.units.iter().map(finding(false));
     let found: Vec<_> = counted.chain(rule.excepted.iter().map(finding(true))).collect();
-    Ok(lines("rule", &[alone])? + &lines("finding", &found)?)
+    let possible: Vec<_> = rule.possible.iter().map(finding(false)).collect();
+    Ok(lines("rule", &[alone])? + &lines("finding", &found)? + &lines("possible", &possible)?)
 }
 
 #[derive(Serialize)]

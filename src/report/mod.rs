@@ -29,8 +29,8 @@ use serde_json::Value;
 use crate::data::Skipped;
 use crate::evaluate::Accuracy;
 use crate::policy::{
-    Certainty, CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed, Place,
-    PolicyFile,
+    Certainty, CheckStatus, ExceptionOutcome, Finding, Gate, Importance, Level, Limit, Observed,
+    Place, PolicyFile,
 };
 use crate::unit::{Description, Judgement, Reading, Shown, Status, Unit};
 use crate::weights::{Change, SourceFile};
@@ -373,15 +373,19 @@ pub(crate) fn reasons(it: &Judgement) -> Vec<String> {
     )];
     let selectivity = times(it.firing, it.elsewhere);
     reasons.push(match selectivity {
-        it if 1.2 < it => format!("where it fires it is seen {it:.1} times as clearly as elsewhere in the same pictures"),
-        _ => "where it fires it is seen no more clearly than elsewhere in the same pictures".to_owned(),
+        it if 1.2 < it => format!(
+            "where it fires it is seen {it:.1} times as clearly as elsewhere in the same pictures"
+        ),
+        _ => "where it fires it is seen no more clearly than elsewhere in the same pictures"
+            .to_owned(),
     });
     if it.said == 0. {
         reasons.push("none of its descriptions says so".to_owned());
     }
     if !(0.67..1.5).contains(&it.depth) {
         let than = if it.depth < 1. { "more seldom" } else { "oftener" };
-        reasons.push(format!("people say so {than} of layers as deep as this one in another network"));
+        reasons
+            .push(format!("people say so {than} of layers as deep as this one in another network"));
     }
     reasons
 }

@@ -62,6 +62,7 @@ mod tests {
             status: Status::Described,
             readings: vec![Reading { text: format!("say {channel}"), confidence: 0.5 }],
             evidence: score.map(|it| ("dogs".to_owned(), it)).into_iter().collect(),
+            judged: Default::default(),
         };
         let units = [unit(0, Some(0.25)), unit(1, None), unit(2, Some(0.75))];
         let csv = scores_csv(&units, &["dogs".into()]).unwrap();

@@ -43,7 +43,10 @@ pub(super) fn columns(
 }
 
 /// The rows of some columns of a table.
-pub(super) fn rows<const N: usize>(path: &Path, names: [&str; N]) -> anyhow::Result<Vec<[String; N]>> {
+pub(super) fn rows<const N: usize>(
+    path: &Path,
+    names: [&str; N],
+) -> anyhow::Result<Vec<[String; N]>> {
     let mut reader = csv::Reader::from_path(path)
         .map_err(|error| usage!("cannot read the table {}: {error}", path.display()))?;
     let column = columns(&mut reader, path)?;

@@ -15,8 +15,8 @@ use crate::describe::milan::compose::{Composer, TermWeights};
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::n_words;
-use crate::unit::Reading;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
+use crate::unit::Reading;
 
 /// For so many units one that fires on nothing in particular, and of which no sentence is right.
 const NOISE: usize = 10;
@@ -139,7 +139,8 @@ fn fit(
         let area = material.seen[unit.site].area(unit.row);
         readings.push(milan.readings_by(it, area, &terms, &confidence));
     }
-    let judged = concepts::judge(milan, &concepts, &material.seen, &material.choose, around, &readings)?;
+    let judged =
+        concepts::judge(milan, &concepts, &material.seen, &material.choose, around, &readings)?;
     let (mut xs, mut ys) = (vec![], vec![]);
     for (unit, terms) in material.choose.iter().zip(judged.terms) {
         for (concept, terms) in concepts.iter().zip(terms) {

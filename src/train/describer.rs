@@ -191,8 +191,12 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     seen.sort();
     seen.dedup();
     let even = Logistic::fit(&[], &[]);
-    let unfitted =
-        Fitted { terms: [1., 16., 0.4, 0.3, 0.], confidence: even.clone(), evidence: even.clone(), concept: even };
+    let unfitted = Fitted {
+        terms: [1., 16., 0.4, 0.3, 0.],
+        confidence: even.clone(),
+        evidence: even.clone(),
+        concept: even,
+    };
     let mut contents = Contents {
         settings: Settings {
             format: FORMAT,

@@ -126,8 +126,10 @@ impl Source {
             let layers = Layer::all(&self.annotations)?;
             let (mut pictures, mut places) = (vec![vec![]; units.len()], vec![]);
             for (site, layer) in layers.iter().enumerate() {
-                let own: Vec<usize> = (0..units.len()).filter(|&it| units[it].site == site).collect();
-                let of: Vec<Vec<usize>> = own.iter().map(|&it| pictures_of(&units[it], layer)).collect();
+                let own: Vec<usize> =
+                    (0..units.len()).filter(|&it| units[it].site == site).collect();
+                let of: Vec<Vec<usize>> =
+                    own.iter().map(|&it| pictures_of(&units[it], layer)).collect();
                 let name = format!("{name}-{}", layer.name());
                 let inputs = format!("{} {}", layer.name(), layer.files_digest()?);
                 let (mut ids, seen) = match layer.has_pictures() {

@@ -152,7 +152,8 @@ fn units_are_described_and_scored_by_the_built_in_describer() {
         let row = row.unwrap();
         let confidence: f32 = row[3].parse().unwrap_or(0.);
         assert!((0.0..=1.0).contains(&confidence), "{row:?}");
-        assert!(&row[5] == "dead" || 2 <= row[2].len(), "{row:?}");
+        // Three pictures may well excite a unit equally.
+        assert!(["dead", "saturated"].contains(&&row[5]) || 2 <= row[2].len(), "{row:?}");
     }
     let report = std::fs::read_to_string(folder.path().join("run/report.json")).unwrap();
     assert!(report.contains("evidence of \\\"written text\\\"") || report.contains("written text"));

@@ -63,10 +63,7 @@ impl Depths {
 
     /// How much oftener, in logarithms, people say some phrases at each depth of the other network than of the one that
     /// was learnt from: of either the share at a depth over that at all depths.
-    pub fn oftener_elsewhere<'a>(
-        &self,
-        phrases: impl Iterator<Item = &'a str>,
-    ) -> [f64; N_DEPTHS] {
+    pub fn oftener_elsewhere<'a>(&self, phrases: impl Iterator<Item = &'a str>) -> [f64; N_DEPTHS] {
         let [here, there] = self.sum(phrases);
         let [n_here, n_there] = &self.units;
         let profile = |said: &Counts, n: &Counts, depth: usize| {
@@ -118,7 +115,9 @@ mod tests {
     #[test]
     fn between_two_depths_lies_what_is_between_them() {
         let values = [0., 1., 2., 3., 8.];
-        for (depth, wanted) in [(0., 0.), (0.125, 0.5), (0.75, 3.), (0.875, 5.5), (1., 8.), (2., 8.)] {
+        for (depth, wanted) in
+            [(0., 0.), (0.125, 0.5), (0.75, 3.), (0.875, 5.5), (1., 8.), (2., 8.)]
+        {
             assert_eq!(at_depth(&values, depth), wanted, "{depth}");
         }
     }

@@ -71,7 +71,8 @@ pub(crate) fn read(
     let composer = Composer::new(&milan)?;
     let concepts = Concepts::new(&milan, &composer, config.concepts)?;
     let mut places = PlaceShares::default();
-    let mut take = |ids: &[usize], features: &[f32]| concepts.see_places(&mut places, ids, features);
+    let mut take =
+        |ids: &[usize], features: &[f32]| concepts.see_places(&mut places, ids, features);
     let take: Option<TakePlaces<'_>> = match config.concepts {
         [] => None,
         _ => Some(&mut take),

@@ -39,6 +39,10 @@ fn rule(report: &Report, rule: &RuleReport) -> Html {
         fact("in scope", observed.in_scope, unseen, false),
     ]
     .into_iter()
+    .chain(rule.shown.map(|it| {
+        let of = format!("of {} pictures", it.of.shown());
+        fact("pictures that show it", it.pictures, of, rule.uncovered)
+    }))
     .collect();
     let mut notes = Html::default();
     if let Some(reason) = &rule.reason {
@@ -60,6 +64,10 @@ fn rule(report: &Report, rule: &RuleReport) -> Html {
         notes += markup!("<p class=\"note\"><code>{}:{}</code></p>\n", place.path, line);
     }
     let mut units = matching(report, &format!("units that {} matches", rule.id), &rule.units);
+    if !rule.possible.is_empty() {
+        units += markup!("<h3>{} possible</h3>\n", counted(rule.possible.len(), "unit"));
+        units += matching(report, &format!("possible units of {}", rule.id), &rule.possible);
+    }
     if !rule.excepted.is_empty() {
         units += markup!("<h3>{} excepted</h3>\n", counted(rule.excepted.len(), "unit"));
         units += matching(report, &format!("units excepted from {}", rule.id), &rule.excepted);
@@ -95,17 +103,24 @@ fn matching(report: &Report, label: &str, units: &[UnitReport]) -> Html {
         ("matched by", ""),
         ("confidence", "number"),
     ];
+    let judged = units.iter().any(|it| !it.reasons.is_empty());
+    if judged {
+        columns.extend([("probability", "number"), ("because", "wide")]);
+    }
     if units.iter().any(|it| it.importance.is_some()) {
         columns.push((report.importance_name(), "number"));
     }
     let row = |it: &UnitReport| {
-        let cells = cells![
+        let mut cells = cells![
             link(&format!("{}:{}", it.layer, it.unit)),
             it.description,
             it.matched,
             format!("{:.2}", it.confidence),
-            it.importance.map(|it| report.important(it)),
         ];
+        if judged {
+            cells.extend(cells![format!("{:.2}", it.probability), it.reasons.join("; ")]);
+        }
+        cells.extend(cells![it.importance.map(|it| report.important(it))]);
         (String::new(), cells)
     };
     table(label, &columns, units.iter().map(row).collect())

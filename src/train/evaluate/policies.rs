@@ -89,7 +89,8 @@ pub(super) fn policies(
             parts.extend(all.iter().map(|&it| (Some(concepts[it].name.clone()), vec![it])));
         }
         for (rule, own) in parts {
-            let probabilities: Vec<f32> = (0..units.len()).map(|it| probability(it, &own)).collect();
+            let probabilities: Vec<f32> =
+                (0..units.len()).map(|it| probability(it, &own)).collect();
             let of: Vec<&Concept<'_>> = own.iter().map(|&it| &concepts[it]).collect();
             found.push(quality(&policy.name, rule, &of, units, readings, &probabilities));
         }

@@ -153,7 +153,8 @@ fn policies(found: &Evaluation) -> String {
             it.calibration_error,
             maybe(it.auroc)
         );
-        let kinds = [("likely", &it.likely), ("possible", &it.possible), ("words alone", &it.words)];
+        let kinds =
+            [("likely", &it.likely), ("possible", &it.possible), ("words alone", &it.words)];
         for (at, (kind, quality)) in kinds.into_iter().enumerate() {
             let first = |text: String| if at == 0 { text } else { String::new() };
             table.add_row(vec![
@@ -172,5 +173,7 @@ fn policies(found: &Evaluation) -> String {
     }
     right(&mut table, 1..3);
     right(&mut table, 4..10);
-    format!("Findings of policies, against the same rules on each person's sentence\n{table}\n{calibration}")
+    format!(
+        "Findings of policies, against the same rules on each person's sentence\n{table}\n{calibration}"
+    )
 }
