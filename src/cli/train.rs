@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Train a describer on what people said of units
     Describer(Box<Describer>),
+    /// Fit anew what a trained describer's sentences and findings are judged by; its networks stay as they are
+    Calibrate(Box<Calibrate>),
     /// Train a small classifier, such as the demo's
     Classifier(Classifier),
     /// Judge a describer on units that it has not seen, and where the truth is known
@@ -121,6 +123,36 @@ struct Describer {
 }
 
 #[derive(Args)]
+struct Calibrate {
+    /// The describer
+    #[arg(long, env = "MILAN_TRAIN_DESCRIBER", value_name = "FILE")]
+    describer: PathBuf,
+    /// What people said, as for training: units that it learnt from and the tenth that chooses
+    #[arg(long, env = "MILAN_TRAIN_ANNOTATIONS", value_name = "PATH")]
+    annotations: PathBuf,
+    /// The units' exemplars: LAYER.ids, .activations, .maps and .thresholds in one safetensors
+    #[arg(long, env = "MILAN_TRAIN_EXEMPLARS", value_name = "FILE")]
+    exemplars: Option<PathBuf>,
+    /// The pictures that exemplars count, in the order of their file names
+    #[arg(long, env = "MILAN_TRAIN_IMAGES", value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// The folder of all-MiniLM-L6-v2 (model.safetensors, config.json, vocab.txt)
+    #[arg(long, env = "MILAN_TRAIN_SENTENCE_ENCODER", value_name = "DIR")]
+    sentence_encoder: PathBuf,
+    /// What people said of units of another network, by depth: a CSV with network,layer,unit,description
+    #[arg(long, env = "MILAN_TRAIN_WORDS_BY_DEPTH", value_name = "FILE")]
+    words_by_depth: Option<PathBuf>,
+    /// The new describer
+    #[arg(long, env = "MILAN_TRAIN_OUT", value_name = "FILE", default_value = "milan.safetensors")]
+    out: PathBuf,
+    /// Where features are kept [default: not kept]
+    #[arg(long, env = "MILAN_TRAIN_WORK", value_name = "DIR")]
+    work: Option<PathBuf>,
+    #[command(flatten)]
+    running: Running,
+}
+
+#[derive(Args)]
 struct Evaluate {
     /// What people said: a CSV with layer,unit,summary, or a folder of MILANNOTATIONS
     #[arg(
@@ -206,6 +238,7 @@ pub(super) fn command() -> clap::Command {
 fn run(command: Command) -> anyhow::Result<(u8, String)> {
     match command {
         Command::Describer(it) => describer(*it),
+        Command::Calibrate(it) => calibrate(*it),
         Command::Classifier(it) => classifier(it),
         Command::Evaluate(it) => evaluate(*it),
     }?;
@@ -227,6 +260,20 @@ fn describer(it: Describer) -> anyhow::Result<()> {
     };
     let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::print(&format!("wrote {}\n", file.display()))
+}
+
+fn calibrate(it: Calibrate) -> anyhow::Result<()> {
+    let bars = it.running.begin()?;
+    let config = describer::Calibration {
+        source: Source { annotations: it.annotations, exemplars: it.exemplars, images: it.images },
+        describer: it.describer,
+        sentence_encoder: it.sentence_encoder,
+        words_by_depth: it.words_by_depth,
+        work: it.work,
+        out: it.out,
+    };
+    describer::calibrated(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    cli::print(&format!("wrote {}\n", config.out.display()))
 }
 
 fn classifier(it: Classifier) -> anyhow::Result<()> {

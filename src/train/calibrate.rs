@@ -151,7 +151,7 @@ fn fit(
     let of_noise = concepts::terms_of_noise(milan, &concepts, &material.seen, &of_many, around)?;
     xs.extend(of_noise.into_iter().flatten());
     ys.resize(xs.len(), false);
-    Ok(Fitted { terms, confidence, evidence, concept: Logistic::fit(&xs, &ys) })
+    Ok(Fitted { terms, confidence, evidence, concept: Some(Logistic::fit(&xs, &ys)) })
 }
 
 /// Of units that fire on nothing in particular, a [tenth](NOISE) as many as there are units `(units, k, features)`: each

@@ -35,6 +35,7 @@ use crate::describe::milan::{self, captioner, critic as asked, lm};
 use crate::files::{sha256, write_whole};
 use crate::model::Model;
 use crate::model::run::Network;
+use crate::usage;
 use crate::weights::Weights;
 
 /// What training needs to know.
@@ -194,8 +195,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let unfitted = Fitted {
         terms: [1., 16., 0.4, 0.3, 0.],
         confidence: even.clone(),
-        evidence: even.clone(),
-        concept: even,
+        evidence: even,
+        concept: None,
     };
     let mut contents = Contents {
         settings: Settings {
@@ -227,6 +228,50 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let card = card(&contents, &material, &names, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
     Ok(file)
+}
+
+/// What calibrating a trained describer anew needs to know.
+pub struct Calibration {
+    pub source: Source,
+    pub describer: PathBuf,
+    /// As in [`Config`].
+    pub sentence_encoder: PathBuf,
+    pub words_by_depth: Option<PathBuf>,
+    /// Where features are kept; `None` keeps none.
+    pub work: Option<PathBuf>,
+    /// The new file.
+    pub out: PathBuf,
+}
+
+/// Gathers the phrases of a trained describer and fits what is fitted anew, its networks staying as they are.
+pub fn calibrated(config: &Calibration, progress: Progress<'_>) -> anyhow::Result<()> {
+    let mut contents = checkpoint::open(&config.describer)?;
+    let milan = milan::Milan::new(contents.clone())?;
+    let scratch = tempfile::tempdir()?;
+    let work = config.work.as_deref().unwrap_or(scratch.path());
+    let settings = &contents.settings.encoder;
+    let looker = Looker::new(&milan.encoder, settings, &contents.tensors, work)?;
+    let Known { units, seen, .. } = config.source.read(&looker, progress)?;
+    let material = split(seen, units);
+    if let Some(it) = material.learn.iter().find(|it| !milan.seen.contains(&it.key)) {
+        return Err(usage!(
+            "{} was not trained on {}, so it was trained on other annotations than {}",
+            config.describer.display(),
+            it.unit,
+            config.source.annotations.display()
+        ));
+    }
+    let teacher = MiniLm::open(&config.sentence_encoder)?;
+    let known: BTreeSet<&str> = teacher.pieces().list().iter().map(String::as_str).collect();
+    let texts: Vec<Vec<String>> = material.learn.iter().map(|it| it.texts.clone()).collect();
+    let phrases = Phrases::gather(&texts, &|word| known.contains(word));
+    let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
+    let depths = depths(&phrases, &material.learn, material.seen.len(), &elsewhere);
+    contents.phrases = serde_json::to_string(&phrases)?;
+    contents.depths = serde_json::to_string(&depths)?;
+    let around = config.source.around(&material.choose, "places", &looker, progress)?;
+    calibrate(&mut contents, &material, &around, &config.sentence_encoder, progress)?;
+    checkpoint::write(&config.out, &contents)
 }
 
 /// What a stage's inputs say of the device it is trained on. A GPU sums in another order, and not always in the same,

@@ -176,10 +176,11 @@ impl<'a> Concepts<'a> {
             depth: at_depth(&self.by_depth[concept], unit.depth).exp() as f32,
             said: unit.readings.iter().filter(speaks).map(|it| it.confidence).fold(0., f32::max),
         };
-        let fitted = &self.milan.fitted().concept;
-        let log_odds = fitted.log_odds(&terms(&judgement, self.common[concept]));
-        let log_odds = log_odds + HALFWAY * f64::from(judgement.depth).ln();
-        judgement.probability = (1. / (1. + (-log_odds).exp())) as f32;
+        if let Some(fitted) = &self.milan.fitted().concept {
+            let log_odds = fitted.log_odds(&terms(&judgement, self.common[concept]));
+            let log_odds = log_odds + HALFWAY * f64::from(judgement.depth).ln();
+            judgement.probability = (1. / (1. + (-log_odds).exp())) as f32;
+        }
         judgement
     }
 

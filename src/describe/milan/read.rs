@@ -69,11 +69,15 @@ pub(crate) fn read(
     let fires: Vec<&SiteExemplars> = sites.iter().chain(spread).collect();
     let input = &milan.settings.encoder.input;
     let composer = Composer::new(&milan)?;
-    let concepts = Concepts::new(&milan, &composer, config.concepts)?;
+    let asked = match milan.fitted().concept {
+        Some(_) => config.concepts,
+        None => &[],
+    };
+    let concepts = Concepts::new(&milan, &composer, asked)?;
     let mut places = PlaceShares::default();
     let mut take =
         |ids: &[usize], features: &[f32]| concepts.see_places(&mut places, ids, features);
-    let take: Option<TakePlaces<'_>> = match config.concepts {
+    let take: Option<TakePlaces<'_>> = match asked {
         [] => None,
         _ => Some(&mut take),
     };
@@ -89,10 +93,11 @@ pub(crate) fn read(
         readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
     }
     let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&spread, &phrases)? };
-    let judged = judged(&concepts, exemplars, &seen, &places, &readings, config)?;
-    let known = (0..config.concepts.len()).filter(|&it| concepts.is_known(it));
+    let config = Config { concepts: asked, ..*config };
+    let judged = judged(&concepts, exemplars, &seen, &places, &readings, &config)?;
+    let known = (0..asked.len()).filter(|&it| concepts.is_known(it));
     let shown = concepts.shown(&places);
-    let shown = known.map(|it| (config.concepts[it].name.clone(), shown[it])).collect();
+    let shown = known.map(|it| (asked[it].name.clone(), shown[it])).collect();
     Ok(Known { readings, evidence, judged, shown })
 }
 
