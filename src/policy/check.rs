@@ -482,6 +482,66 @@ mod tests {
         assert_eq!(check_policy(sure, &units).findings.len(), 0);
     }
 
+    /// A described unit that the critics judge by rule `faces`.
+    fn judged(unit: &str, said: &str, probability: f32) -> Description {
+        let judgement = Judgement { probability, ..Judgement::default() };
+        let judged = BTreeMap::from([("faces".to_owned(), judgement)]);
+        Description { judged, ..described(unit, &[(said, 0.9)]) }
+    }
+
+    #[test]
+    fn what_is_judged_counts_by_its_probability() {
+        let units = [
+            judged("a:0", "human faces", 0.6),
+            judged("a:1", "dogs", 0.7),
+            judged("a:2", "faces", 0.3),
+            judged("a:3", "faces", 0.1),
+            judged("a:4", "dogs", 0.1),
+        ];
+        let found = |them: &[Finding]| {
+            them.iter().map(|it| (it.unit.channel, it.matched.clone())).collect::<Vec<_>>()
+        };
+        let outcome = check_policy("match.any = [\"face\"]", &units);
+        let shown = "what its exemplars show".to_owned();
+        assert_eq!(found(&outcome.findings), [(0, "faces".to_owned()), (1, shown.clone())]);
+        assert_eq!(found(&outcome.possible), [(2, "faces".to_owned())]);
+        assert_eq!((outcome.observed.possible, outcome.observed.improbable), (1, 1));
+        let stricter = check_policy("count = \"possible\"\nmatch.any = [\"face\"]", &units);
+        assert_eq!((stricter.findings.len(), stricter.possible.len()), (3, 0));
+        // Where nobody judges, the words decide.
+        let words = [described("a:3", &[("faces", 0.9)])];
+        assert_eq!(check_policy("match.any = [\"face\"]", &words).findings.len(), 1);
+    }
+
+    #[test]
+    fn pictures_that_do_not_show_it_let_no_rule_pass() {
+        let units = [judged("a:0", "dogs", 0.1)];
+        let text = "policy-version = 1\n[[rule]]\nid = \"faces\"\nmatch.any = [\"face\"]";
+        let policy = parse(text, "p.toml").unwrap();
+        let check = |pictures: usize, allow_uncovered: bool| {
+            let shown = Shown { places: pictures, pictures, of: 800 };
+            let facts = Facts {
+                descriptions: &units,
+                kinds: &BTreeMap::new(),
+                importance: &BTreeMap::new(),
+                similar: &Similarities::default(),
+                model: &[],
+                today: jiff::civil::date(2026, 6, 1),
+                shown: &BTreeMap::from([("faces".to_owned(), shown)]),
+                allow_uncovered,
+            };
+            super::check(&policy, &facts).outcomes.remove(0)
+        };
+        let outcome = check(1, false);
+        assert_eq!(outcome.status, CheckStatus::Inconclusive);
+        assert_eq!(
+            outcome.why,
+            ["1 of 800 pictures show what it looks for, 4 are wanted; add pictures that do, or say --allow-uncovered"]
+        );
+        assert_eq!(check(1, true).status, CheckStatus::Passed);
+        assert_eq!(check(4, false).status, CheckStatus::Passed);
+    }
+
     #[test]
     fn what_was_not_described_is_not_clean() {
         let mut dead = described("a:1", &[]);

@@ -95,6 +95,7 @@ pub struct Rule {
     pub matcher: Matcher,
     pub scope: Scope,
     /// Which findings count.
+    #[serde(skip_serializing_if = "Certainty::is_likely")]
     pub count: Certainty,
     pub limit: Limit,
     pub edit: Edit,
@@ -114,6 +115,10 @@ pub enum Certainty {
 }
 
 impl Certainty {
+    fn is_likely(&self) -> bool {
+        *self == Certainty::Likely
+    }
+
     /// How sure so probable a finding is; `None` where it is none.
     pub fn of(probability: f32) -> Option<Certainty> {
         const LIKELY: f32 = 0.5;
