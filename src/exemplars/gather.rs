@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::maps::Maps;
+use super::maps::{Maps, flat, mean};
 use super::on_device::{self, Fetched};
 use super::spread::{cell, places};
 use super::tail::Tail;
@@ -296,16 +296,6 @@ fn to_half(map: &[f32], to: &mut [f16]) {
     let (least, most) = (f16::MIN.to_f32(), f16::MAX.to_f32());
     let cut: Vec<f32> = map.iter().map(|it| it.clamp(least, most)).collect();
     to.convert_from_f32_slice(&cut);
-}
-
-/// The mean of a map of which all values are the same.
-fn flat((least, most): (f32, f32)) -> Option<f64> {
-    (least == most).then_some(f64::from(most))
-}
-
-/// Of a map's values, in their order and in double precision, so that it is the same wherever it is taken.
-fn mean(map: &[f32]) -> f64 {
-    map.iter().copied().map(f64::from).sum::<f64>() / map.len() as f64
 }
 
 impl Seen {

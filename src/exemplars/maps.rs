@@ -38,3 +38,13 @@ impl Maps for Blocks<'_> {
         self.survey(picture, survey);
     }
 }
+
+/// The mean of a map of which all values are the same.
+pub(super) fn flat((least, most): (f32, f32)) -> Option<f64> {
+    (least == most).then_some(f64::from(most))
+}
+
+/// Of a map's values, in their order and in double precision, so that it is the same wherever it is taken.
+pub(super) fn mean(map: &[f32]) -> f64 {
+    map.iter().copied().map(f64::from).sum::<f64>() / map.len() as f64
+}
