@@ -536,7 +536,9 @@ mod tests {
         assert_eq!(outcome.status, CheckStatus::Inconclusive);
         assert_eq!(
             outcome.why,
-            ["1 of 800 pictures show what it looks for, 4 are wanted; add pictures that do, or say --allow-uncovered"]
+            [
+                "1 of 800 pictures show what it looks for, 4 are wanted; add pictures that do, or say --allow-uncovered"
+            ]
         );
         assert_eq!(check(1, true).status, CheckStatus::Passed);
         assert_eq!(check(4, false).status, CheckStatus::Passed);
