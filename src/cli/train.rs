@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{Bars, When, device};
 use crate::data::scenes::Scenes;
+use crate::train::calibrate::Sentences;
 use crate::train::overlap::Against;
 use crate::train::source::Source;
 use crate::train::{classifier, describer, drawn, evaluate};
@@ -142,6 +143,9 @@ struct Calibrate {
     /// What people said of units of another network, by depth: a CSV with network,layer,unit,description
     #[arg(long, env = "MILAN_TRAIN_WORDS_BY_DEPTH", value_name = "FILE")]
     words_by_depth: Option<PathBuf>,
+    /// Fit findings alone: how sentences are chosen, and how sure they are, stays as it is
+    #[arg(long, env = "MILAN_TRAIN_FINDINGS_ONLY")]
+    findings_only: bool,
     /// The new describer
     #[arg(long, env = "MILAN_TRAIN_OUT", value_name = "FILE", default_value = "milan.safetensors")]
     out: PathBuf,
@@ -269,6 +273,7 @@ fn calibrate(it: Calibrate) -> anyhow::Result<()> {
         describer: it.describer,
         sentence_encoder: it.sentence_encoder,
         words_by_depth: it.words_by_depth,
+        sentences: if it.findings_only { Sentences::AsTheyAre } else { Sentences::Anew },
         work: it.work,
         out: it.out,
     };

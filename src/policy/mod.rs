@@ -99,6 +99,9 @@ pub struct Rule {
     pub count: Certainty,
     pub limit: Limit,
     pub edit: Edit,
+    /// Whether the words of a description decide alone, whatever the exemplars show.
+    #[serde(skip)]
+    pub by_words: bool,
     #[serde(skip)]
     pub examples: Examples,
 }
@@ -252,7 +255,7 @@ impl Rule {
     /// Whether the describer's critics are asked how probable it is; else the words decide alone. They are not asked
     /// where a rule goes by the likeness of meanings or by evidence, whose thresholds are the user's own.
     pub fn is_judged(&self) -> bool {
-        self.matcher.phrases().next().is_none() && !self.matcher.wants_no_words()
+        !self.by_words && self.matcher.phrases().next().is_none() && !self.matcher.wants_no_words()
     }
 
     /// What the critics judge of a unit, where they are asked.
@@ -313,7 +316,7 @@ fn as_texts<S: serde::Serializer>(units: &[UnitPattern], serializer: S) -> Resul
     serializer.collect_seq(units.iter().map(UnitPattern::to_string))
 }
 
-/// The policy of `milan-edit --delete-matching`: one rule, whose words are to be zeroed. Errs on words that hold
+/// The policy of `milan-edit --delete-matching`: one rule, by which units go whose descriptions hold the words. Errs on words that hold
 /// none.
 pub fn from_words(words: &[String], min_confidence: f32) -> anyhow::Result<Policy> {
     let matcher = Matcher::of_words(words).map_err(|error| usage!("--delete-matching: {error}"))?;
@@ -334,6 +337,7 @@ pub fn from_words(words: &[String], min_confidence: f32) -> anyhow::Result<Polic
         count: Certainty::Likely,
         limit: Limit { max_units: None, max_share: None, max_share_per_layer: None },
         edit: Edit { action: Action::Zero, max_units: None, order: None },
+        by_words: true,
         examples: Examples::default(),
     };
     Ok(Policy {

@@ -210,6 +210,7 @@ impl Reader<'_> {
             count: self.defaults.count,
             limit: Limit { max_units: Some(0), max_share: None, max_share_per_layer: None },
             edit: Edit { action: self.defaults.action, max_units: None, order: None },
+            by_words: false,
             examples: Examples::default(),
         };
         self.adjust(table, &mut rule, false);

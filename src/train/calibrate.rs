@@ -28,9 +28,18 @@ pub fn calibrate(
     material: &Material,
     around: &Around,
     teacher: &Path,
+    sentences: Sentences,
     progress: Progress<'_>,
 ) -> anyhow::Result<()> {
-    let plain = Milan::new(contents.clone())?;
+    let mut plain = Milan::new(contents.clone())?;
+    if sentences == Sentences::AsTheyAre {
+        contents.settings.fitted.concept =
+            Some(fit_concept(&plain, material, around, plain.fitted(), progress)?);
+        plain.listen_with(teacher)?;
+        contents.settings.fitted_full.concept =
+            Some(fit_concept(&plain, material, around, plain.fitted(), progress)?);
+        return Ok(());
+    }
     let background = {
         let composer = Composer::new(&plain)?;
         let mut sum =
@@ -105,14 +114,7 @@ fn fit(
     let confidence = Logistic::fit(&xs, &ys);
 
     // Would a person name it? Phrases that were said of enough units, against all units of the network.
-    let phrases: Vec<&str> = milan
-        .phrases
-        .texts()
-        .iter()
-        .zip(milan.phrases.n_units())
-        .filter(|(text, n)| 25 <= **n && n_words(&milan::phrases::words(text)) == 1)
-        .map(|(text, _)| text.as_str())
-        .collect();
+    let phrases = common_words(milan);
     let everything = milan.scores(&material.seen, &phrases)?;
     let starts = starts(&material.seen);
     let (mut xs, mut ys) = (vec![], vec![]);
@@ -131,27 +133,62 @@ fn fit(
     }
     let evidence = Logistic::fit(&xs, &ys);
 
-    // Would somebody name what a rule asks for? Words that were said of enough units, and the built-in rules.
-    let questions = Questions::new(&phrases)?;
+    let concept = None;
+    let fitted = Fitted { terms, confidence, evidence, concept };
+    let concept = Some(fit_concept(milan, material, around, &fitted, progress)?);
+    Ok(Fitted { concept, ..fitted })
+}
+
+/// How probable it is that somebody names what a rule asks for: by words that were said of enough units, and by the
+/// built-in rules. `fitted` is what readings are chosen by.
+fn fit_concept(
+    milan: &Milan,
+    material: &Material,
+    around: &Around,
+    fitted: &Fitted,
+    progress: Progress<'_>,
+) -> anyhow::Result<Logistic> {
+    let candidates = judge::candidates(milan, &material.seen, &material.choose, progress)?;
+    let of_many = noise(&gathered(&material.seen, &material.choose)?)?;
+    let words = common_words(milan);
+    let questions = Questions::new(&words)?;
     let concepts = questions.concepts();
     let mut readings: Vec<Vec<Reading>> = vec![];
     for (it, unit) in candidates.iter().zip(&material.choose) {
         let area = material.seen[unit.site].area(unit.row);
-        readings.push(milan.readings_by(it, area, &terms, &confidence));
+        readings.push(milan.readings_by(it, area, &fitted.terms, &fitted.confidence));
     }
-    let judged =
-        concepts::judge(milan, &concepts, &material.seen, &material.choose, around, &readings)?;
+    let (seen, choose) = (&material.seen, &material.choose);
+    let judged = concepts::judge(milan, &concepts, seen, choose, around, &readings)?;
     let (mut xs, mut ys) = (vec![], vec![]);
-    for (unit, terms) in material.choose.iter().zip(judged.terms) {
+    for (unit, terms) in choose.iter().zip(judged.terms) {
         for (concept, terms) in concepts.iter().zip(terms) {
             xs.push(terms);
             ys.push(unit.texts.iter().any(|text| (concept.speaks)(text)));
         }
     }
-    let of_noise = concepts::terms_of_noise(milan, &concepts, &material.seen, &of_many, around)?;
+    let of_noise = concepts::terms_of_noise(milan, &concepts, seen, &of_many, around)?;
     xs.extend(of_noise.into_iter().flatten());
     ys.resize(xs.len(), false);
-    Ok(Fitted { terms, confidence, evidence, concept: Some(Logistic::fit(&xs, &ys)) })
+    Ok(Logistic::fit(&xs, &ys))
+}
+
+/// Phrases of one word that were said of enough units to learn from.
+fn common_words(milan: &Milan) -> Vec<&str> {
+    let phrases = milan.phrases.texts().iter().zip(milan.phrases.n_units());
+    phrases
+        .filter(|(text, n)| 25 <= **n && n_words(&milan::phrases::words(text)) == 1)
+        .map(|(text, _)| text.as_str())
+        .collect()
+}
+
+/// What of sentences is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sentences {
+    /// What they are chosen by and how sure they are.
+    Anew,
+    /// Nothing: only findings are.
+    AsTheyAre,
 }
 
 /// Of units that fire on nothing in particular, a [tenth](NOISE) as many as there are units `(units, k, features)`: each

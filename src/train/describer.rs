@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::annotations::{Annotated, part};
-use super::calibrate::calibrate;
+use super::calibrate::{Sentences as Refit, calibrate};
 use super::concepts::{by_depth, depths};
 use super::critic::{self, Named, Pairs};
 use super::features::{Looker, gathered};
@@ -222,7 +222,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         tensors,
     };
     let around = config.source.around(choose, "places", &looker, progress)?;
-    calibrate(&mut contents, &material, &around, &config.sentence_encoder, progress)?;
+    let encoder = &config.sentence_encoder;
+    calibrate(&mut contents, &material, &around, encoder, Refit::Anew, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
     let card = card(&contents, &material, &names, config);
@@ -237,6 +238,7 @@ pub struct Calibration {
     /// As in [`Config`].
     pub sentence_encoder: PathBuf,
     pub words_by_depth: Option<PathBuf>,
+    pub sentences: Refit,
     /// Where features are kept; `None` keeps none.
     pub work: Option<PathBuf>,
     /// The new file.
@@ -270,7 +272,8 @@ pub fn calibrated(config: &Calibration, progress: Progress<'_>) -> anyhow::Resul
     contents.phrases = serde_json::to_string(&phrases)?;
     contents.depths = serde_json::to_string(&depths)?;
     let around = config.source.around(&material.choose, "places", &looker, progress)?;
-    calibrate(&mut contents, &material, &around, &config.sentence_encoder, progress)?;
+    let encoder = &config.sentence_encoder;
+    calibrate(&mut contents, &material, &around, encoder, config.sentences, progress)?;
     checkpoint::write(&config.out, &contents)
 }
 

