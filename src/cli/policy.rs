@@ -8,7 +8,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::describe::{Describer, How};
-use crate::policy::check::find;
+use crate::policy::finding::find;
 use crate::policy::matcher::Trace;
 use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
 use crate::report::{self, Report, UnitFacts, counted};

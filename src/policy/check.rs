@@ -6,10 +6,11 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::exceptions::{self, ExceptionOutcome};
+use super::finding::{Finding, find, said};
 use super::gates::{self, Gate, Known, some};
 use super::matcher::Similarities;
-use super::{Certainty, Level, Limit, Policy, Rule};
-use crate::unit::{Description, Globs, Judgement, Kind, Reading, Shown, Status, Unit};
+use super::{Level, Limit, Policy, Rule};
+use crate::unit::{Description, Globs, Kind, Shown, Status, Unit};
 
 /// All that a policy is held against.
 pub struct Facts<'a> {
@@ -26,22 +27,6 @@ pub struct Facts<'a> {
     pub shown: &'a BTreeMap<String, Shown>,
     /// Whether a rule may pass on pictures that do not show what it looks for.
     pub allow_uncovered: bool,
-}
-
-/// A unit that a rule matches.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
-    pub unit: Unit,
-    /// The reading that matched, and how sure it is.
-    pub description: String,
-    pub confidence: f32,
-    /// What of the description matched.
-    pub matched: String,
-    /// That somebody who looks at the unit's exemplars says that the rule holds, 0..=1.
-    pub probability: f32,
-    pub certainty: Certainty,
-    /// What the probability rests on; `None` where the words alone decide.
-    pub judgement: Option<Judgement>,
 }
 
 /// How a rule or a gate came out.
@@ -174,66 +159,6 @@ fn in_scope<'a>(rule: &'a Rule, facts: &'a Facts<'_>) -> impl Iterator<Item = &'
             }
         }
     })
-}
-
-/// What of a unit matches a rule: evidence that the rule asks for, else what the describer's critics judge probable,
-/// else, where they do not judge, the first reading that is sure enough.
-pub fn find(rule: &Rule, description: &Description, similar: &Similarities) -> Option<Finding> {
-    let unit = description.unit.clone();
-    let best = |otherwise: &str| {
-        description.best().map_or_else(|| otherwise.to_owned(), |it| it.text.clone())
-    };
-    if let Some((phrase, score)) = rule.matcher.evident(&description.evidence) {
-        return Some(Finding {
-            unit,
-            description: best(phrase),
-            confidence: score,
-            matched: format!("evidence of \"{phrase}\""),
-            probability: score,
-            certainty: Certainty::Likely,
-            judgement: None,
-        });
-    }
-    let said = said(rule, description, similar);
-    let Some(judgement) = rule.judgement(description) else {
-        let (reading, matched) = said?;
-        return Some(Finding {
-            unit,
-            description: reading.text.clone(),
-            confidence: reading.confidence,
-            matched,
-            probability: reading.confidence,
-            certainty: Certainty::Likely,
-            judgement: None,
-        });
-    };
-    let certainty = Certainty::of(judgement.probability)?;
-    let (text, confidence, matched) = match said {
-        Some((reading, matched)) => (reading.text.clone(), reading.confidence, matched),
-        None => {
-            let confidence = description.best().map_or(0., |it| it.confidence);
-            (best(&rule.id), confidence, "what its exemplars show".to_owned())
-        }
-    };
-    Some(Finding {
-        unit,
-        description: text,
-        confidence,
-        matched,
-        probability: judgement.probability,
-        certainty,
-        judgement: Some(*judgement),
-    })
-}
-
-/// The first reading that is sure enough and speaks of what a rule looks for, and what of it does.
-fn said<'a>(
-    rule: &Rule,
-    description: &'a Description,
-    similar: &Similarities,
-) -> Option<(&'a Reading, String)> {
-    let sure = description.readings.iter().filter(|it| rule.scope.min_confidence <= it.confidence);
-    sure.filter_map(|it| Some((it, rule.matcher.find(&it.text, similar)?))).next()
 }
 
 fn check_rule(
@@ -411,7 +336,7 @@ mod tests {
     use crate::policy::ExceptionStatus;
     use crate::policy::file::parse;
     use crate::policy::gates::Gate;
-    use crate::unit::Reading;
+    use crate::unit::{Judgement, Reading};
 
     fn described(unit: &str, readings: &[(&str, f32)]) -> Description {
         let readings: Vec<Reading> = readings

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod examples;
 pub mod file;
+pub mod finding;
 pub mod gates;
 pub mod matcher;
 pub mod phrase;
@@ -24,9 +25,10 @@ use crate::unit::{Description, Globs, Judgement, Kind, Unit};
 use crate::usage;
 use matcher::Matcher;
 
-pub use check::{CheckStatus, Facts, Finding, Observed, Outcome, check};
+pub use check::{CheckStatus, Facts, Observed, Outcome, check};
 pub use exceptions::{ExceptionOutcome, ExceptionStatus};
 pub use file::load;
+pub use finding::Finding;
 pub use gates::{Gate, Gates, Importance};
 pub use matcher::Similarities;
 

@@ -13,6 +13,7 @@ mod intoto;
 mod issue;
 mod jsonl;
 mod junit;
+mod reasons;
 mod sarif;
 mod saved;
 mod scores;
@@ -34,6 +35,7 @@ use crate::policy::{
 };
 use crate::unit::{Description, Judgement, Reading, Shown, Status, Unit};
 use crate::weights::{Change, SourceFile};
+pub(crate) use reasons::reasons;
 
 pub use annotations::{github, gitlab};
 pub use card::{card, update_card};
@@ -360,34 +362,6 @@ impl UnitReport {
             reasons: finding.judgement.as_ref().map(reasons).unwrap_or_default(),
         }
     }
-}
-
-/// What a judgement rests on, in words.
-pub(crate) fn reasons(it: &Judgement) -> Vec<String> {
-    let percent = |it: f32| format!("{:.0} %", 100. * it);
-    let times = |a: f32, b: f32| a / b.max(1e-3);
-    let mut reasons = vec![format!(
-        "{} of what is expected to be said of its exemplars speaks of it ({} on the average of the network)",
-        percent(it.expected),
-        percent(it.network)
-    )];
-    let selectivity = times(it.firing, it.elsewhere);
-    reasons.push(match selectivity {
-        it if 1.2 < it => format!(
-            "where it fires it is seen {it:.1} times as clearly as elsewhere in the same pictures"
-        ),
-        _ => "where it fires it is seen no more clearly than elsewhere in the same pictures"
-            .to_owned(),
-    });
-    if it.said == 0. {
-        reasons.push("none of its descriptions says so".to_owned());
-    }
-    if !(0.67..1.5).contains(&it.depth) {
-        let than = if it.depth < 1. { "more seldom" } else { "oftener" };
-        reasons
-            .push(format!("people say so {than} of layers as deep as this one in another network"));
-    }
-    reasons
 }
 
 /// What is known of one unit.
