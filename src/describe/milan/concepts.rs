@@ -6,8 +6,8 @@
 //! from how often people say it at all and from the unit's own readings a logistic regression that was fitted to units
 //! that training did not see gives the probability.
 //!
-//! People name things at another depth of one network than of the next: text of the first layer of a ResNet-152 that
-//! looked for it in pictures full of signs, hardly ever of AlexNet's. An unknown network is taken to lie halfway.
+//! People name things at other depths of one network than of the next: text often at the first layers of a ResNet-152, and
+//! hardly ever at those of AlexNet. An unknown network is taken to lie halfway between the two.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +33,7 @@ const BATCH: usize = 64;
 const LEAST: f32 = 1e-3;
 /// A place shows a concept when so much of what is expected to be said of it speaks of it.
 const SHOWN: f32 = 0.2;
+
 /// Some concepts, ready to be looked for.
 pub struct Concepts<'a> {
     milan: &'a Milan,
