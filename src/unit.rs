@@ -102,6 +102,9 @@ pub struct Judgement {
     pub expected: f32,
     /// The mean of `expected` over all units of the network.
     pub network: f32,
+    /// How much those units differ in it: the standard deviation of its logarithm.
+    #[serde(default)]
+    pub spread: f32,
     /// The same of each exemplar's region alone, on the average.
     pub firing: f32,
     /// The same of places all over the exemplars' pictures, on the average.

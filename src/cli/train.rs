@@ -262,8 +262,11 @@ fn describer(it: Describer) -> anyhow::Result<()> {
         seed: it.seed,
         device: device::open(&it.place.device)?,
     };
-    let file = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
-    cli::print(&format!("wrote {}\n", file.display()))
+    let trained = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
+    for it in &trained.left_out {
+        eprintln!("warning: {it}; do they lie on other pictures? It was not learnt");
+    }
+    cli::print(&format!("wrote {}\n", trained.file.display()))
 }
 
 fn calibrate(it: Calibrate) -> anyhow::Result<()> {

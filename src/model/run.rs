@@ -50,11 +50,18 @@ impl Tap for Untapped {
 #[derive(Default)]
 pub struct Record {
     kept: BTreeMap<NodeId, Vec<Tensor>>,
+    unclamped: bool,
 }
 
 impl Record {
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Record {
-        Record { kept: nodes.into_iter().map(|id| (id, vec![])).collect() }
+        let kept = nodes.into_iter().map(|id| (id, vec![])).collect();
+        Record { kept, unclamped: false }
+    }
+
+    /// Before their upper clamps, as [exemplars](crate::exemplars) are ranked.
+    pub fn unclamped(nodes: impl IntoIterator<Item = NodeId>) -> Record {
+        Record { unclamped: true, ..Record::new(nodes) }
     }
 
     /// The output of a node that was asked for, after a run. Errs for any other.
@@ -67,6 +74,10 @@ impl Record {
 impl Tap for Record {
     fn wants(&self) -> Vec<NodeId> {
         self.kept.keys().copied().collect()
+    }
+
+    fn sees_unclamped(&self, id: NodeId) -> bool {
+        self.unclamped && self.kept.contains_key(&id)
     }
 
     fn at(&mut self, id: NodeId, _: usize, ys: Tensor) -> anyhow::Result<Tensor> {

@@ -364,7 +364,7 @@ mod tests {
         check(
             &RULE.replace("\"x\"", "{ phrase = \"a face\", min-similarity = 0.6 }"),
             &[
-                "p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@2\"`",
+                "p.toml:4:25: a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@3\"`",
             ],
         );
     }
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!((limit.max_units, limit.max_share), (Some(0), Some(0.5)));
         let accuracy = policy.gates.accuracy.unwrap();
         assert_eq!((accuracy.max_drop, accuracy.min_images), (Some(0.01), 5));
-        let other = own.replace("include", "sentence-encoder = \"built-in@2\"\ninclude");
+        let other = own.replace("include", "sentence-encoder = \"built-in@3\"\ninclude");
         let error = parse(&other, &at("own.toml")).unwrap_err();
         assert!(
             error.downcast_ref::<Mistakes>().unwrap().to_string().contains("are included already")

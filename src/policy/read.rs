@@ -130,7 +130,7 @@ impl Reader<'_> {
         if let Some(at) = self.asks_likeness.clone()
             && policy.sentence_encoder.is_none()
         {
-            let message = "a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@2\"`";
+            let message = "a phrase's min-similarity holds for one sentence encoder; the policy must name it, such as `sentence-encoder = \"built-in@3\"`";
             self.mistake("no-encoder", at, message.into());
         }
     }

@@ -4,93 +4,96 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::concepts::{self, Questions};
+use super::annotations::Annotated;
+use super::concepts::{Judge, Questions, Subjects};
 use super::describer::{Material, refs};
 use super::features::{gathered, starts};
 use super::judge;
+use super::reference_networks::ReferenceNetwork;
 use super::source::Around;
 use crate::Progress;
 use crate::describe::milan::checkpoint::{Contents, Fitted};
-use crate::describe::milan::compose::{Composer, TermWeights};
+use crate::describe::milan::compose::{Candidates, Composer, TermWeights};
+use crate::describe::milan::concepts::Concepts;
 use crate::describe::milan::logistic::Logistic;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::phrases::n_words;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
-use crate::unit::Reading;
+use crate::unit::{Judgement, Reading};
 
-/// For so many units one that fires on nothing in particular, and of which no sentence is right.
+/// For so many units one that fires on nothing in particular, and of which no sentence is right; the units of the reference
+/// networks count as many together.
 const NOISE: usize = 10;
 
+/// What calibrating rests on.
+pub struct Evidence<'a> {
+    pub material: &'a Material,
+    /// Of the units that choose.
+    pub around: &'a Around,
+    pub references: &'a [ReferenceNetwork],
+    /// Of the folder of the sentence encoder.
+    pub teacher: &'a Path,
+    pub sentences: Sentences,
+}
+
 /// What is expected of any unit, and with each of the two that understand sentences what is [fitted](Fitted): by the
-/// units that choose. `teacher` is the folder of the sentence encoder.
+/// units that choose, and findings by those of the reference networks as well.
 pub fn calibrate(
     contents: &mut Contents,
-    material: &Material,
-    around: &Around,
-    teacher: &Path,
-    sentences: Sentences,
+    evidence: &Evidence<'_>,
     progress: Progress<'_>,
 ) -> anyhow::Result<()> {
-    let mut plain = Milan::new(contents.clone())?;
-    if sentences == Sentences::AsTheyAre {
-        contents.settings.fitted.concept =
-            Some(fit_concept(&plain, material, around, plain.fitted(), progress)?);
-        plain.listen_with(teacher)?;
-        contents.settings.fitted_full.concept =
-            Some(fit_concept(&plain, material, around, plain.fitted(), progress)?);
-        return Ok(());
-    }
-    let background = {
-        let composer = Composer::new(&plain)?;
-        let mut sum =
-            Tensor::zeros((1, contents.settings.sentence.sentence), DType::F32, &Device::Cpu)?;
-        for some in material.learn.chunks(64) {
-            let perceived = plain.perceive(&gathered(&material.seen, some)?)?;
-            sum = (sum + composer.expected(&perceived.units)?.0.sum_keepdim(0)?)?;
-        }
-        (sum / material.learn.len() as f64)?
-    };
-    contents.tensors.insert("background".into(), background);
+    let Evidence { material, teacher, sentences, .. } = *evidence;
     let mut milan = Milan::new(contents.clone())?;
+    if sentences == Sentences::Anew {
+        let background = background(&milan, material)?;
+        contents.tensors.insert("background".into(), background);
+        milan = Milan::new(contents.clone())?;
+    }
     let reader = MiniLm::open(teacher)?;
-    contents.settings.fitted = fit(&milan, material, around, &reader, progress)?;
+    contents.settings.fitted = fit(&milan, evidence, &reader, progress)?;
     milan.listen_with(teacher)?;
-    contents.settings.fitted_full = fit(&milan, material, around, &reader, progress)?;
+    contents.settings.fitted_full = fit(&milan, evidence, &reader, progress)?;
     Ok(())
 }
 
-/// How much each term of a sentence's score counts, and how sure sentences and evidence are.
+/// The mean of the vectors that are expected of the units that were learnt from, `(1, sentence)`.
+fn background(milan: &Milan, material: &Material) -> anyhow::Result<Tensor> {
+    let composer = Composer::new(milan)?;
+    let size = milan.settings.sentence.sentence;
+    let mut sum = Tensor::zeros((1, size), DType::F32, &Device::Cpu)?;
+    for some in material.learn.chunks(64) {
+        let perceived = milan.perceive(&gathered(&material.seen, some)?)?;
+        sum = (sum + composer.expected(&perceived.units)?.0.sum_keepdim(0)?)?;
+    }
+    Ok((sum / material.learn.len() as f64)?)
+}
+
 fn fit(
     milan: &Milan,
-    material: &Material,
-    around: &Around,
+    evidence: &Evidence<'_>,
     teacher: &MiniLm,
     progress: Progress<'_>,
 ) -> anyhow::Result<Fitted> {
-    let candidates = judge::candidates(milan, &material.seen, &material.choose, progress)?;
-    let people = judge::People::new(&material.choose, teacher)?;
-
-    let mut best = (f64::NEG_INFINITY, milan.fitted().terms);
-    let consider = |best: &mut (f64, TermWeights), terms: TermWeights| {
-        let texts = judge::best_texts(&candidates, &terms);
-        let quality = people.quality(&refs(&texts), teacher)?.overall();
-        if best.0 < quality {
-            *best = (quality, terms);
-        }
-        anyhow::Ok(())
+    let Material { seen, choose, .. } = evidence.material;
+    let candidates = judge::candidates(milan, seen, choose, progress)?;
+    let fitted = match evidence.sentences {
+        Sentences::AsTheyAre => milan.fitted().clone(),
+        Sentences::Anew => fit_sentences(milan, evidence.material, &candidates, teacher)?,
     };
-    for agreement in [8., 16., 24.] {
-        for captioner in [0.15, 0.3, 0.5] {
-            for words in [0., 0.3] {
-                consider(&mut best, [1., agreement, captioner, words, 0.])?;
-            }
-        }
-    }
-    let [critic, agreement, captioner, words, _] = best.1;
-    for commonness in [-0.1, -0.2, -0.4, -0.8] {
-        consider(&mut best, [critic, agreement, captioner, words, commonness])?;
-    }
-    let terms = best.1;
+    let concept = fit_concept(milan, evidence, &candidates, &fitted, progress)?;
+    Ok(Fitted { concept, ..fitted })
+}
+
+/// How much each term of a sentence's score counts, and how sure sentences and evidence are.
+fn fit_sentences(
+    milan: &Milan,
+    material: &Material,
+    candidates: &[Candidates],
+    teacher: &MiniLm,
+) -> anyhow::Result<Fitted> {
+    let people = judge::People::new(&material.choose, teacher)?;
+    let terms = fit_terms(candidates, &people, teacher, milan.fitted().terms)?;
 
     // Would a person agree? As much as people do with each other, in the middle; of noise nobody would.
     let agreement = people.agreement_among_people();
@@ -113,7 +116,42 @@ fn fit(
     ys.resize(xs.len(), false);
     let confidence = Logistic::fit(&xs, &ys);
 
-    // Would a person name it? Phrases that were said of enough units, against all units of the network.
+    let evidence = fit_evidence(milan, material)?;
+    Ok(Fitted { terms, confidence, evidence, concept: Logistic::fit(&[], &[]) })
+}
+
+/// The weights of the terms that choose the best sentences.
+fn fit_terms(
+    candidates: &[Candidates],
+    people: &judge::People,
+    teacher: &MiniLm,
+    first: TermWeights,
+) -> anyhow::Result<TermWeights> {
+    let mut best = (f64::NEG_INFINITY, first);
+    let consider = |best: &mut (f64, TermWeights), terms: TermWeights| {
+        let texts = judge::best_texts(candidates, &terms);
+        let quality = people.quality(&refs(&texts), teacher)?.overall();
+        if best.0 < quality {
+            *best = (quality, terms);
+        }
+        anyhow::Ok(())
+    };
+    for agreement in [8., 16., 24.] {
+        for captioner in [0.15, 0.3, 0.5] {
+            for words in [0., 0.3] {
+                consider(&mut best, [1., agreement, captioner, words, 0.])?;
+            }
+        }
+    }
+    let [critic, agreement, captioner, words, _] = best.1;
+    for commonness in [-0.1, -0.2, -0.4, -0.8] {
+        consider(&mut best, [critic, agreement, captioner, words, commonness])?;
+    }
+    Ok(best.1)
+}
+
+/// Would a person name it? By phrases that were said of enough units, against all units of the network.
+fn fit_evidence(milan: &Milan, material: &Material) -> anyhow::Result<Logistic> {
     let phrases = common_words(milan);
     let everything = milan.scores(&material.seen, &phrases)?;
     let starts = starts(&material.seen);
@@ -131,46 +169,73 @@ fn fit(
             );
         }
     }
-    let evidence = Logistic::fit(&xs, &ys);
-
-    let concept = None;
-    let fitted = Fitted { terms, confidence, evidence, concept };
-    let concept = Some(fit_concept(milan, material, around, &fitted, progress)?);
-    Ok(Fitted { concept, ..fitted })
+    Ok(Logistic::fit(&xs, &ys))
 }
 
 /// How probable it is that somebody names what a rule asks for: by words that were said of enough units, and by the
 /// built-in rules. `fitted` is what readings are chosen by.
 fn fit_concept(
     milan: &Milan,
-    material: &Material,
-    around: &Around,
+    evidence: &Evidence<'_>,
+    candidates: &[Candidates],
     fitted: &Fitted,
     progress: Progress<'_>,
 ) -> anyhow::Result<Logistic> {
-    let candidates = judge::candidates(milan, &material.seen, &material.choose, progress)?;
-    let of_many = noise(&gathered(&material.seen, &material.choose)?)?;
+    let Material { seen, choose, .. } = evidence.material;
     let words = common_words(milan);
     let questions = Questions::new(&words)?;
     let concepts = questions.concepts();
-    let mut readings: Vec<Vec<Reading>> = vec![];
-    for (it, unit) in candidates.iter().zip(&material.choose) {
-        let area = material.seen[unit.site].area(unit.row);
-        readings.push(milan.readings_by(it, area, &fitted.terms, &fitted.confidence));
-    }
-    let (seen, choose) = (&material.seen, &material.choose);
-    let judged = concepts::judge(milan, &concepts, seen, choose, around, &readings)?;
-    let (mut xs, mut ys) = (vec![], vec![]);
-    for (unit, terms) in choose.iter().zip(judged.terms) {
-        for (concept, terms) in concepts.iter().zip(terms) {
-            xs.push(terms);
-            ys.push(unit.texts.iter().any(|text| (concept.speaks)(text)));
+    let composer = Composer::new(milan)?;
+    let known = Concepts::new(milan, &composer, &concepts)?;
+    let readings = |candidates: &[Candidates], subjects: Subjects<'_>| -> Vec<Vec<Reading>> {
+        let units = candidates.iter().zip(subjects.units);
+        let area = |it: &Annotated| subjects.seen[it.site].area(it.row);
+        let read = |(it, unit): (&Candidates, &Annotated)| {
+            milan.readings_by(it, area(unit), &fitted.terms, &fitted.confidence)
+        };
+        units.map(read).collect()
+    };
+    let (mut xs, mut ys, mut counts) = (vec![], vec![], vec![]);
+    // Of units beyond those that are given nobody says anything.
+    let mut learn = |judgements: Vec<Vec<Judgement>>, units: &[Annotated], count: f64| {
+        for (unit, judgements) in judgements.iter().enumerate() {
+            let texts = units.get(unit).map_or(&[][..], |it| it.texts.as_slice());
+            for (at, (concept, it)) in concepts.iter().zip(judgements).enumerate() {
+                xs.push(known.terms(it, at));
+                ys.push(texts.iter().any(|text| (concept.speaks)(text)));
+                counts.push(count);
+            }
         }
+    };
+    let people = Subjects { seen, units: choose, around: evidence.around };
+    let judge = Judge::new(&known, people)?;
+    learn(judge.units(people, &readings(candidates, people)), choose, 1.);
+    learn(judge.noise(&noise(&gathered(seen, choose)?)?)?, &[], 1.);
+    let n_references: usize = evidence.references.iter().map(|it| it.subjects().units.len()).sum();
+    let count = (choose.len() / NOISE) as f64 / n_references.max(1) as f64;
+    for network in evidence.references {
+        let own = network.subjects();
+        let candidates = judge::candidates(milan, own.seen, own.units, progress)?;
+        let judged = Judge::new(&known, own)?.units(own, &readings(&candidates, own));
+        learn(judged, own.units, count);
     }
-    let of_noise = concepts::terms_of_noise(milan, &concepts, seen, &of_many, around)?;
-    xs.extend(of_noise.into_iter().flatten());
-    ys.resize(xs.len(), false);
-    Ok(Logistic::fit(&xs, &ys))
+    if let Ok(path) = std::env::var("MILAN_DUMP") {
+        // DUMP
+        let mut text = String::new();
+        for (at, (x, y)) in xs.iter().zip(&ys).enumerate() {
+            let x: Vec<String> = x.iter().map(|it| it.to_string()).collect();
+            text += &format!(
+                "{},{},{},{}\n",
+                at / concepts.len(),
+                concepts[at % concepts.len()].name,
+                x.join(","),
+                u8::from(*y)
+            );
+        }
+        let path = if std::path::Path::new(&path).exists() { path + ".full" } else { path };
+        std::fs::write(path, text)?;
+    }
+    Ok(Logistic::fit_counting(&xs, &ys, &counts))
 }
 
 /// Phrases of one word that were said of enough units to learn from.

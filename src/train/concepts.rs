@@ -8,9 +8,9 @@ use candle_core::Tensor;
 
 use super::annotations::{self, Annotated};
 use super::source::Around;
-use crate::describe::milan::Milan;
-use crate::describe::milan::compose::Composer;
-use crate::describe::milan::concepts::{Concept, Concepts, Facts, PlaceShares, Shares};
+use crate::describe::milan::concepts::{
+    Concept, Concepts, Facts, NetworkShares, PlaceShares, Shares,
+};
 use crate::describe::milan::depths::Depths;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::phrases::{Phrases, stems, words};
@@ -18,90 +18,81 @@ use crate::policy::{self, Policy, presets};
 use crate::ruling;
 use crate::unit::{Judgement, Reading};
 
-/// Every concept judged for some units, `units × concepts`, with what the fit rests on.
-pub struct Judged {
-    pub judgements: Vec<Vec<Judgement>>,
-    pub terms: Vec<Vec<Vec<f64>>>,
+/// Some units, and what an encoder sees of the network that they are of.
+#[derive(Clone, Copy)]
+pub struct Subjects<'a> {
+    /// All units of the network.
+    pub seen: &'a [Seen],
+    pub units: &'a [Annotated],
+    /// Of the units, in their order.
+    pub around: &'a Around,
 }
 
-/// Judges some of the annotated units by some concepts. `seen` are all units of the network; `readings` those of the
-/// units that are judged.
-pub fn judge(
-    milan: &Milan,
-    concepts: &[Concept<'_>],
-    seen: &[Seen],
-    units: &[Annotated],
-    around: &Around,
-    readings: &[Vec<Reading>],
-) -> anyhow::Result<Judged> {
-    let composer = Composer::new(milan)?;
-    let known = Concepts::new(milan, &composer, concepts)?;
-    let mut places = PlaceShares::default();
-    for (pictures, seen) in &around.places {
-        for (at, picture) in pictures.iter().enumerate() {
-            let features = seen.features(&[at])?.flatten_all()?.to_vec1::<f32>()?;
-            known.see_places(&mut places, &[*picture], &features)?;
-        }
-    }
-    let shares = seen.iter().map(|it| known.of_site(it)).collect::<anyhow::Result<Vec<_>>>()?;
-    let network = known.network(&shares);
-    let n_sites = seen.len();
-    let unit = |(at, it): (usize, &Annotated)| {
-        let facts = Facts {
-            shares: &shares[it.site],
-            row: it.row,
-            pictures: &around.pictures[at],
-            places: &places,
-            network: &network,
-            readings: &readings[at],
-            depth: it.site as f32 / (n_sites - 1).max(1) as f32,
-        };
-        (0..concepts.len()).map(|concept| known.judge(&facts, concept)).collect()
-    };
-    let judgements: Vec<Vec<Judgement>> = units.iter().enumerate().map(unit).collect();
-    let terms = |it: &Vec<Judgement>| {
-        it.iter().enumerate().map(|(concept, it)| known.terms(it, concept)).collect()
-    };
-    let terms = judgements.iter().map(terms).collect();
-    Ok(Judged { judgements, terms })
+/// A network that concepts are judged in.
+pub struct Judge<'a> {
+    known: &'a Concepts<'a>,
+    places: PlaceShares,
+    sites: Vec<Shares>,
+    network: NetworkShares,
 }
 
-/// The same of units that fire on nothing in particular, given as features `(units, k, features)`: what the fit rests on.
-pub fn terms_of_noise(
-    milan: &Milan,
-    concepts: &[Concept<'_>],
-    seen: &[Seen],
-    noise: &Tensor,
-    around: &Around,
-) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
-    let composer = Composer::new(milan)?;
-    let known = Concepts::new(milan, &composer, concepts)?;
-    let mut places = PlaceShares::default();
-    for (pictures, seen) in around.places.iter().take(1) {
-        for (at, picture) in pictures.iter().enumerate().step_by(8) {
-            let features = seen.features(&[at])?.flatten_all()?.to_vec1::<f32>()?;
-            known.see_places(&mut places, &[*picture], &features)?;
+impl Judge<'_> {
+    pub fn new<'a>(known: &'a Concepts<'a>, subjects: Subjects<'_>) -> anyhow::Result<Judge<'a>> {
+        let mut places = PlaceShares::default();
+        for (pictures, seen) in &subjects.around.places {
+            for (rows, pictures) in pictures.chunks(PICTURES).enumerate() {
+                let rows: Vec<usize> = (0..pictures.len()).map(|it| rows * PICTURES + it).collect();
+                let features = seen.features(&rows)?.flatten_all()?.to_vec1::<f32>()?;
+                known.see_places(&mut places, pictures, &features)?;
+            }
         }
+        let sites = subjects.seen.iter().map(|it| known.of_site(it));
+        let sites = sites.collect::<anyhow::Result<Vec<_>>>()?;
+        let network = known.network(&sites);
+        Ok(Judge { known, places, sites, network })
     }
-    let own: Shares = known.of_features(noise)?;
-    let shares = seen.iter().map(|it| known.of_site(it)).collect::<anyhow::Result<Vec<_>>>()?;
-    let network = known.network(&shares);
-    let unit = |row: usize| {
-        let facts = Facts {
-            shares: &own,
-            row,
-            pictures: &[],
-            places: &places,
-            network: &network,
-            readings: &[],
-            depth: 1.,
+
+    /// Every concept of every unit, `units × concepts`; `readings` are those of the units.
+    pub fn units(&self, subjects: Subjects<'_>, readings: &[Vec<Reading>]) -> Vec<Vec<Judgement>> {
+        let n_sites = subjects.seen.len();
+        let unit = |(at, it): (usize, &Annotated)| {
+            self.concepts(&Facts {
+                shares: &self.sites[it.site],
+                row: it.row,
+                pictures: &subjects.around.pictures[at],
+                places: &self.places,
+                network: &self.network,
+                readings: &readings[at],
+                depth: it.site as f32 / (n_sites - 1).max(1) as f32,
+            })
         };
-        (0..concepts.len())
-            .map(|concept| known.terms(&known.judge(&facts, concept), concept))
-            .collect()
-    };
-    Ok((0..noise.dim(0)?).map(unit).collect())
+        subjects.units.iter().enumerate().map(unit).collect()
+    }
+
+    /// The same of units that fire on nothing in particular, given as features `(units, k, features)`.
+    pub fn noise(&self, features: &Tensor) -> anyhow::Result<Vec<Vec<Judgement>>> {
+        let shares = self.known.of_features(features)?;
+        let unit = |row: usize| {
+            self.concepts(&Facts {
+                shares: &shares,
+                row,
+                pictures: &[],
+                places: &self.places,
+                network: &self.network,
+                readings: &[],
+                depth: 1.,
+            })
+        };
+        Ok((0..features.dim(0)?).map(unit).collect())
+    }
+
+    fn concepts(&self, facts: &Facts<'_>) -> Vec<Judgement> {
+        (0..self.known.n_concepts()).map(|it| self.known.judge(facts, it)).collect()
+    }
 }
+
+/// Pictures whose places are looked at together.
+const PICTURES: usize = 64;
 
 /// What the probability is fitted to: words that were said of so many units, and the rules of the built-in policies.
 pub struct Questions {
@@ -130,6 +121,7 @@ impl Questions {
 /// What people said by depth: of the annotated units, and of a table of another network, `network,layer,unit,description`.
 pub fn depths(
     phrases: &Phrases,
+    vocabulary: &[String],
     learn: &[Annotated],
     n_sites: usize,
     elsewhere: &[(usize, Vec<String>)],
@@ -138,7 +130,7 @@ pub fn depths(
         learn.iter().map(|it| (Depths::of_layer(it.site, n_sites), it.texts.as_slice())).collect();
     let there: Vec<(usize, &[String])> =
         elsewhere.iter().map(|(depth, texts)| (*depth, texts.as_slice())).collect();
-    Depths::count(phrases, &here, &there)
+    Depths::gather(phrases, vocabulary, &here, &there)
 }
 
 /// Reads a table `network,layer,unit,description`: for every unit its depth, by the place of its layer among those of

@@ -38,6 +38,8 @@ pub struct Pairs {
 pub struct Named {
     /// Of each name, standardised, `(regions, features)`.
     pub features: Vec<Tensor>,
+    /// Of each name, what does not have it in the same pictures, where there is anything: as `features`.
+    pub beside: Vec<Option<Tensor>>,
     /// The names' vectors, `(names, sentence)`.
     pub sentences: Tensor,
 }
@@ -49,7 +51,9 @@ impl Named {
 }
 
 /// The weights that know the units of `judge` best, as they will be read from a file, trained on `device`. With
-/// each batch of units go some names, each a unit of which a few regions were picked.
+/// each batch of units go some names, each a unit of which a few regions were picked. Beside each goes a unit of
+/// regions of the same pictures that do not have the name, which the name must tell from its own: other pictures differ
+/// from these in too much, and a street scene would do for the letters in it.
 ///
 /// What is learnt from stays on the CPU, where batches are drawn and put together, the same for every device.
 pub fn train(
@@ -95,17 +99,21 @@ pub fn train(
             };
             let mut sentences =
                 batch.iter().map(sentence).collect::<candle_core::Result<Vec<_>>>()?;
-            for (name, own) in
-                named.iter().flat_map(|it| it.picked(NAMES, n_some, &learn.features, &mut rng))
-            {
-                features.push(own?.unsqueeze(0)?);
-                sentences.push(name?);
+            let mut beside = vec![];
+            for source in named {
+                for it in source.picked(NAMES, n_some, &learn.features, &mut rng)? {
+                    features.push(it.regions);
+                    sentences.push(it.sentence);
+                    beside.extend(it.beside);
+                }
             }
+            let n_pairs = sentences.len();
+            features.extend(beside);
             let units = critic.units(&Tensor::cat(&features, 0)?.to_device(device)?, &mut noise)?;
             let texts =
                 critic.texts(&Tensor::stack(&sentences, 0)?.to_device(device)?, &mut noise)?;
             let scores = critic.score(&units, &texts)?;
-            let loss = (contrast(&scores)? + contrast(&scores.t()?)?)?;
+            let loss = (contrast(&scores.narrow(0, 0, n_pairs)?)? + contrast(&scores.t()?)?)?;
             training.step(&(loss * 0.5)?, f64::INFINITY)?;
         }
         if EPOCHS / 2 <= epoch {
@@ -120,38 +128,54 @@ pub fn train(
     tensors.into_iter().map(|(name, it)| Ok((name, rounded(&it)?))).collect()
 }
 
+/// A name as if it were a unit of which that was said.
+struct Picked {
+    /// `(sentence)`
+    sentence: Tensor,
+    /// `(1, regions, features)`
+    regions: Tensor,
+    beside: Option<Tensor>,
+}
+
 impl Named {
-    /// The vectors of some names, no two the same, each with the features of so many of its regions, some of
-    /// them twice and some strange: of `units` `(units, k, features)`.
+    /// Some names, no two the same, each with the features of so many of its regions, some of them twice and some
+    /// strange: of `units` `(units, k, features)`.
     fn picked(
         &self,
         n_names: usize,
         n_regions: usize,
         units: &Tensor,
         rng: &mut ChaCha8Rng,
-    ) -> Vec<(candle_core::Result<Tensor>, candle_core::Result<Tensor>)> {
+    ) -> candle_core::Result<Vec<Picked>> {
+        let (n_units, k, _) = units.dims3()?;
         let n_names = n_names.min(self.features.len());
         let names = index::sample(rng, self.features.len(), n_names);
-        let mut one = |name: usize| {
-            let own = &self.features[name];
-            let (n, n_units, k) = (own.dim(0)?, units.dim(0)?, units.dim(1)?);
-            let region = |_| match rng.random_bool(STRANGE) {
+        let mut some = |of: &Tensor, strange: f64| {
+            let n = of.dim(0)?;
+            let region = |_| match rng.random_bool(strange) {
                 true => units.get(rng.random_range(0..n_units))?.get(rng.random_range(0..k)),
-                false => own.get(rng.random_range(0..n)),
+                false => of.get(rng.random_range(0..n)),
             };
             let regions = (0..n_regions).map(region).collect::<candle_core::Result<Vec<_>>>()?;
-            Tensor::stack(&regions, 0)
+            Tensor::stack(&regions, 0)?.unsqueeze(0)
         };
-        names.into_iter().map(|name| (self.sentences.get(name), one(name))).collect()
+        let one = |name: usize| {
+            Ok(Picked {
+                sentence: self.sentences.get(name)?,
+                regions: some(&self.features[name], STRANGE)?,
+                beside: self.beside[name].as_ref().map(|it| some(it, 0.)).transpose()?,
+            })
+        };
+        names.into_iter().map(one).collect()
     }
 }
 
-/// Cross entropy with each row's own column, smoothed.
+/// Cross entropy of `(n, m)` with the first `n` columns, each row's own the one of its number, smoothed.
 fn contrast(scores: &Tensor) -> candle_core::Result<Tensor> {
-    let n = scores.dim(0)?;
+    let (n, m) = scores.dims2()?;
     let log_p = log_softmax(scores, D::Minus1)?;
-    let own = Tensor::eye(n, scores.dtype(), scores.device())?;
-    let wanted = ((own * (1. - SMOOTHING))? + SMOOTHING / n as f64)?;
+    let own = Tensor::eye(n, scores.dtype(), scores.device())?.pad_with_zeros(1, 0, m - n)?;
+    let wanted = ((own * (1. - SMOOTHING))? + SMOOTHING / m as f64)?;
     (log_p * wanted)?.sum(1)?.mean_all()?.neg()
 }
 

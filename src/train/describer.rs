@@ -9,10 +9,12 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::annotations::{Annotated, part};
-use super::calibrate::{Sentences as Refit, calibrate};
+use super::calibrate::{Evidence, Sentences as Refit, calibrate};
 use super::concepts::{by_depth, depths};
 use super::critic::{self, Named, Pairs};
 use super::features::{Looker, gathered};
+use super::misplaced::{self, Misplaced, misplaced};
+use super::reference_networks;
 use super::regions::Regions;
 use super::sentence;
 use super::source::{Known, Source};
@@ -76,8 +78,16 @@ pub struct Material {
     pub held_out: usize,
 }
 
-/// Trains, and writes `milan.safetensors` and `README.md`. Returns where they are.
-pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf> {
+/// What training made.
+pub struct Trained {
+    /// `milan.safetensors`.
+    pub file: PathBuf,
+    /// Names that were not learnt.
+    pub left_out: Vec<Misplaced>,
+}
+
+/// Trains, and writes `milan.safetensors` and `README.md`.
+pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<Trained> {
     let work = config.out.join("work");
     let (encoder, settings, encoder_tensors) = open_encoder(&config.encoder)?;
     let teacher = MiniLm::open(&config.sentence_encoder)?;
@@ -100,8 +110,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let phrases = Phrases::gather(&texts, &|word| known.contains(word));
     let phrases_json = serde_json::to_string(&phrases)?;
     let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
-    let depths = depths(&phrases, learn, material.seen.len(), &elsewhere);
     let vocabulary = vocabulary(&texts);
+    let depths = depths(&phrases, vocabulary.words(), learn, material.seen.len(), &elsewhere);
     let inputs = format!(
         "{} {inputs} {} {teacher_digest} {} {}",
         env!("CARGO_PKG_VERSION"),
@@ -130,15 +140,18 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     // Critics.
     let learn_pairs = pairs(learn, &learn_features, &sentences)?;
     let choose_pairs = pairs(choose, &choose_features, &sentences)?;
-    let (mut names, mut region_keys, mut region_inputs) = (vec![], vec![], String::new());
+    let (mut names, mut left_out) = (vec![], vec![]);
+    let (mut region_keys, mut region_inputs) = (vec![], String::new());
     for (at, (regions, (dataset, digest, preprocess))) in regions.iter().enumerate() {
-        let inputs = format!("{digest} {}", regions.keys.concat());
         let pictures = Pictures { dataset, preprocess };
-        let masks = std::slice::from_ref(&regions.masks);
-        let seen = looker.look(&format!("regions-{at}"), &inputs, masks, &pictures, progress)?;
-        names.push(named(regions, &seen[0], standard, &sentences)?);
+        let name = format!("regions-{at}");
+        let seen = misplaced::look(regions, &name, digest, &looker, &pictures, progress)?;
+        let is_to_learn = |it: usize| regions.is_to_learn(it);
+        let wrong = misplaced(regions, is_to_learn, &seen, (&mean, &std))?;
+        names.push(named(regions, &wrong, &seen, standard, &sentences)?);
         region_keys.extend(regions.learnt_keys());
-        region_inputs += &inputs;
+        region_inputs += &format!("{digest} {} {wrong:?}", regions.keys.concat());
+        left_out.extend(wrong);
     }
     let critic =
         asked::Sizes { features: n_features, hidden: 512, sentence: tower.sentence, common: 256 };
@@ -195,8 +208,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
     let unfitted = Fitted {
         terms: [1., 16., 0.4, 0.3, 0.],
         confidence: even.clone(),
-        evidence: even,
-        concept: None,
+        evidence: even.clone(),
+        concept: even,
     };
     let mut contents = Contents {
         settings: Settings {
@@ -222,13 +235,20 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<PathBuf>
         tensors,
     };
     let around = config.source.around(choose, "places", &looker, progress)?;
-    let encoder = &config.sentence_encoder;
-    calibrate(&mut contents, &material, &around, encoder, Refit::Anew, progress)?;
+    let references = reference_networks::all(&config.source, &looker, progress)?;
+    let evidence = Evidence {
+        material: &material,
+        around: &around,
+        references: &references,
+        teacher: &config.sentence_encoder,
+        sentences: Refit::Anew,
+    };
+    calibrate(&mut contents, &evidence, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
-    let card = card(&contents, &material, &names, config);
+    let card = card(&contents, &material, &names, &left_out, config);
     write_whole(&config.out.join("README.md"), card.as_bytes())?;
-    Ok(file)
+    Ok(Trained { file, left_out })
 }
 
 /// What calibrating a trained describer anew needs to know.
@@ -268,12 +288,20 @@ pub fn calibrated(config: &Calibration, progress: Progress<'_>) -> anyhow::Resul
     let texts: Vec<Vec<String>> = material.learn.iter().map(|it| it.texts.clone()).collect();
     let phrases = Phrases::gather(&texts, &|word| known.contains(word));
     let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
-    let depths = depths(&phrases, &material.learn, material.seen.len(), &elsewhere);
+    let (learn, n_sites) = (&material.learn, material.seen.len());
+    let depths = depths(&phrases, &contents.words, learn, n_sites, &elsewhere);
     contents.phrases = serde_json::to_string(&phrases)?;
     contents.depths = serde_json::to_string(&depths)?;
     let around = config.source.around(&material.choose, "places", &looker, progress)?;
-    let encoder = &config.sentence_encoder;
-    calibrate(&mut contents, &material, &around, encoder, config.sentences, progress)?;
+    let references = reference_networks::all(&config.source, &looker, progress)?;
+    let evidence = Evidence {
+        material: &material,
+        around: &around,
+        references: &references,
+        teacher: &config.sentence_encoder,
+        sentences: config.sentences,
+    };
+    calibrate(&mut contents, &evidence, progress)?;
     checkpoint::write(&config.out, &contents)
 }
 
@@ -313,18 +341,28 @@ fn pairs(units: &[Annotated], features: &Tensor, sentences: &Sentences) -> anyho
     })
 }
 
-/// The names that are there to learn; `seen` has the features of all regions.
+/// The names that are there to learn, but for the misplaced ones; `seen` has the features of all regions, and of what is
+/// beside them.
 fn named(
     regions: &Regions,
-    seen: &Seen,
+    misplaced: &[Misplaced],
+    seen: &[Seen],
     standard: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     sentences: &Sentences,
 ) -> anyhow::Result<Named> {
-    let names = regions.by_name(|it| regions.is_to_learn(it));
+    let mut names = regions.by_name(|it| regions.is_to_learn(it));
+    names.retain(|name, _| misplaced.iter().all(|it| it.name != *name));
     let texts: Vec<&str> = names.keys().copied().collect();
-    let own = |places: &Vec<usize>| standard(&seen.features(places)?)?.squeeze(1);
-    let features = names.values().map(own).collect::<candle_core::Result<_>>()?;
-    Ok(Named { features, sentences: sentences.encode(&texts)? })
+    let own = |site: usize, rows: &[usize]| standard(&seen[site].features(rows)?)?.squeeze(1);
+    let beside = |of: &Vec<usize>| {
+        let of: BTreeSet<usize> = of.iter().copied().collect();
+        let rows = 0..regions.beside_of.len();
+        let rows: Vec<usize> = rows.filter(|it| of.contains(&regions.beside_of[*it])).collect();
+        (!rows.is_empty()).then(|| own(1, &rows)).transpose()
+    };
+    let features = names.values().map(|it| own(0, it)).collect::<candle_core::Result<_>>()?;
+    let beside = names.values().map(beside).collect::<candle_core::Result<_>>()?;
+    Ok(Named { features, beside, sentences: sentences.encode(&texts)? })
 }
 
 /// Units with the tokens of what was said of them.
@@ -339,7 +377,13 @@ fn said(units: &[Annotated], features: &Tensor, vocabulary: &Vocabulary) -> Said
 }
 
 /// The model card: what it was made of and how. Quality is measured by `milan-train evaluate`.
-fn card(contents: &Contents, material: &Material, named: &[Named], config: &Config) -> String {
+fn card(
+    contents: &Contents,
+    material: &Material,
+    named: &[Named],
+    left_out: &[Misplaced],
+    config: &Config,
+) -> String {
     let settings = &contents.settings;
     let name = |path: &Path| {
         path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default()
@@ -366,7 +410,7 @@ fn card(contents: &Contents, material: &Material, named: &[Named], config: &Conf
         material.choose.len(),
         material.held_out,
         config.source.exemplars.as_deref().map_or("beside them".to_owned(), name),
-        regions(named, config),
+        regions(named, left_out, config),
         name(&config.encoder),
         settings.encoder.sites.join(", "),
         terms.join(", "),
@@ -377,12 +421,13 @@ fn card(contents: &Contents, material: &Material, named: &[Named], config: &Conf
     )
 }
 
-fn regions(named: &[Named], config: &Config) -> String {
+fn regions(named: &[Named], left_out: &[Misplaced], config: &Config) -> String {
     let own = named.iter().zip(&config.regions).map(|(it, source)| {
         let source = source.rsplit(['/', '\\']).next().unwrap_or(source);
         format!("{} of {} names from {source}", it.n_regions(), it.features.len())
     });
-    let own: Vec<String> = own.collect();
+    let left_out = left_out.iter().map(|it| format!("left out, as misplaced: {it}"));
+    let own: Vec<String> = own.chain(left_out).collect();
     if own.is_empty() { "none".into() } else { own.join("; ") }
 }
 

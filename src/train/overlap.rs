@@ -4,25 +4,27 @@
 //! (Bau et al. 2017, <https://arxiv.org/abs/1704.05796>, section 2.3). Thresholds, evidence and overlap are all
 //! of the same pictures: those with regions that training did not see.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use candle_core::Device;
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::features::Looker;
+use super::firing::{Pixels, places};
 use super::measures::{auroc, average_precision, mean};
+use super::misplaced::{self, Misplaced, misplaced};
 use super::regions::Regions;
 use super::source::Source;
 use crate::Progress;
+use crate::data::Preprocess;
 use crate::data::preprocess::Resize;
-use crate::data::{Loader, Preprocess};
 use crate::describe::milan::Milan;
-use crate::describe::milan::look::Pictures;
-use crate::exemplars::{self, SiteExemplars, mask};
+use crate::describe::milan::critic::{mean_score, texts_of, units_of};
+use crate::describe::milan::look::{Pictures, Seen};
+use crate::exemplars;
 use crate::model::Model;
-use crate::model::run::{Ablate, Network, Record, as_maps};
+use crate::model::run::Ablate;
 use crate::pass::{self, Probe, Settings};
 use crate::weights::Weights;
 use crate::{subject, usage};
@@ -32,8 +34,11 @@ use crate::{subject, usage};
 pub struct Overlap {
     pub network: String,
     pub phrase: String,
-    /// Regions of that name, and the most that a unit overlaps with them.
+    /// Regions of that name, and how often the critics find one likelier to be called so than a place beside one in the
+    /// same pictures, 0..=1.
     pub regions: usize,
+    pub told: Option<f64>,
+    /// The most that a unit overlaps with them.
     pub best: f64,
     /// Which units ought to be found.
     pub truth: &'static str,
@@ -67,6 +72,13 @@ const PARTS: usize = 6;
 const TOP_K: usize = 15;
 const BATCH: usize = 32;
 
+/// The critic's evidence for every name, and the names that nothing can be held against.
+#[derive(Debug, Default)]
+pub struct Overlaps {
+    pub names: Vec<Overlap>,
+    pub misplaced: Vec<Misplaced>,
+}
+
 /// For every name, how well evidence finds the 2 % of units that overlap most with its regions, and those
 /// that overlap by more than .04.
 pub fn overlap(
@@ -75,7 +87,7 @@ pub fn overlap(
     source: &Source,
     against: &Against,
     progress: Progress<'_>,
-) -> anyhow::Result<Vec<Overlap>> {
+) -> anyhow::Result<Overlaps> {
     let regions = Regions::named(&against.regions)?;
     let seen_pictures: BTreeSet<usize> = (0..regions.keys.len())
         .filter(|&it| milan.seen.contains(&regions.keys[it]))
@@ -83,7 +95,7 @@ pub fn overlap(
         .collect();
     let names = regions.by_name(|it| !seen_pictures.contains(&regions.picture(it)));
     let ids: BTreeSet<usize> = names.values().flatten().map(|it| regions.picture(*it)).collect();
-    let names: Vec<(&str, Vec<usize>)> =
+    let mut names: Vec<(&str, Vec<usize>)> =
         names.into_iter().filter(|(_, places)| LEAST_REGIONS <= places.len()).collect();
     if names.is_empty() {
         return Err(usage!(
@@ -98,7 +110,15 @@ pub fn overlap(
             ids.len()
         ));
     }
-    let (mut dataset, _, own) = regions.pictures(source)?;
+    let (mut dataset, digest, own) = regions.pictures(source)?;
+    let pictures = Pictures { dataset: &dataset, preprocess: &own };
+    let inside = misplaced::look(&regions, "regions", &digest, looker, &pictures, progress)?;
+    let is_unseen = |it: usize| !seen_pictures.contains(&regions.picture(it));
+    let misplaced = misplaced(&regions, is_unseen, &inside, milan.moments())?;
+    names.retain(|(name, _)| misplaced.iter().all(|it| it.name != *name));
+    if names.is_empty() {
+        return Ok(Overlaps { names: vec![], misplaced });
+    }
     let ids: Vec<usize> = ids.into_iter().collect();
     dataset
         .only(&ids)
@@ -127,26 +147,29 @@ pub fn overlap(
     let pictures = Pictures { dataset: &probe.dataset, preprocess: &probe.preprocess };
     let seen = looker.look("overlap", &inputs, &found, &pictures, progress)?;
     let places = places(&regions, &ids, &names);
-    let fires = Fires::count(&model.network, &probe, &found, &places, names.len(), progress)?;
+    let shape = (names.len(), PARTS);
+    let parts = Pixels::count(&model.network, &probe, &found, &places, shape, progress)?;
 
     let phrases: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     let scores = milan.scores(&seen, &phrases)?;
     let mut overlaps = vec![];
     for (name, (phrase, places)) in names.iter().enumerate() {
         let scores: Vec<f32> = scores.iter().map(|it| it[name]).collect();
-        let ious = fires.ious(name, ALL);
-        let halves: Vec<_> = halves().map(|it| fires.ious(name, it)).collect();
+        let told = told(milan, phrase, &regions, places, &inside)?;
+        let own = ious(&parts, name, ALL);
+        let halves: Vec<_> = halves().map(|it| ious(&parts, name, it)).collect();
         // The other half of each is as far from the end.
         let halves = || halves.iter().zip(halves.iter().rev());
         for truth in [Truth::Most, Truth::Detectors] {
-            let wanted = truth.of(&ious);
+            let wanted = truth.of(&own);
             let by_evidence = halves().map(|(half, _)| auroc(&scores, &truth.of(half)));
             let by_other = halves().map(|(half, other)| auroc(other, &truth.of(half)));
             overlaps.push(Overlap {
                 network: model.arch.clone(),
                 phrase: (*phrase).to_owned(),
                 regions: places.len(),
-                best: ious.iter().fold(0., |a, b| a.max(f64::from(*b))),
+                told,
+                best: own.iter().fold(0., |a, b| a.max(f64::from(*b))),
                 truth: truth.name(),
                 units_true: wanted.iter().filter(|it| **it).count(),
                 auroc: auroc(&scores, &wanted),
@@ -156,7 +179,30 @@ pub fn overlap(
             });
         }
     }
-    Ok(overlaps)
+    Ok(Overlaps { names: overlaps, misplaced })
+}
+
+/// How often the critics find some regions likelier to be called a name than places beside them.
+fn told(
+    milan: &Milan,
+    name: &str,
+    regions: &Regions,
+    own: &[usize],
+    inside: &[Seen],
+) -> anyhow::Result<Option<f64>> {
+    let is_beside = |row: &usize| own.contains(&regions.beside_of[*row]);
+    let beside: Vec<usize> = (0..regions.beside_of.len()).filter(is_beside).collect();
+    let text = texts_of(&milan.critics, &milan.encode(&[name])?)?;
+    let score = |site: usize, rows: &[usize]| -> anyhow::Result<Vec<f32>> {
+        if rows.is_empty() {
+            return Ok(vec![]);
+        }
+        let units = units_of(&milan.critics, &milan.standard(&inside[site].features(rows)?)?)?;
+        Ok(mean_score(&milan.critics, &units, &text)?.squeeze(1)?.to_vec1()?)
+    };
+    let scores = [score(0, own)?, score(1, &beside)?].concat();
+    let truth: Vec<bool> = (0..scores.len()).map(|it| it < own.len()).collect();
+    Ok(auroc(&scores, &truth))
 }
 
 /// Which units ought to be found.
@@ -198,101 +244,15 @@ fn halves() -> impl Iterator<Item = Parts> {
     (0..=ALL).filter(|it| it.count_ones() as usize == PARTS / 2)
 }
 
-/// Of each picture the names in it, each with the union of its regions.
-fn places(
-    regions: &Regions,
-    ids: &[usize],
-    names: &[(&str, Vec<usize>)],
-) -> Vec<BTreeMap<usize, Vec<bool>>> {
-    let side = regions.masks.map.0;
-    let mut places = vec![BTreeMap::<usize, Vec<bool>>::new(); ids.len()];
-    for (name, (_, own)) in names.iter().enumerate() {
-        for &region in own {
-            let Ok(picture) = ids.binary_search(&regions.picture(region)) else { continue };
-            let union = places[picture].entry(name).or_insert_with(|| vec![false; side * side]);
-            let mask = regions.masks.mask(region, 0, side);
-            union.iter_mut().zip(mask).for_each(|(it, inside)| *it |= inside);
-        }
-    }
-    places
-}
-
-/// Where units fire, in pixels, for each part of the pictures.
-struct Fires(Vec<Pixels>);
-
-#[derive(Clone)]
-struct Pixels {
-    /// For each unit where it fires at all, and where it does within each name.
-    units: Vec<(usize, Vec<usize>)>,
-    /// Of each name.
-    areas: Vec<usize>,
-}
-
-impl Fires {
-    fn count(
-        network: &Network,
-        probe: &Probe,
-        sites: &[SiteExemplars],
-        places: &[BTreeMap<usize, Vec<bool>>],
-        n_names: usize,
-        progress: Progress<'_>,
-    ) -> anyhow::Result<Fires> {
-        let side = places.iter().flatten().next().map_or(1, |(_, it)| it.len().isqrt());
-        let graph = network.graph();
-        let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
-        let n_units: usize = sites.iter().map(|it| it.n_units).sum();
-        let none = Pixels { units: vec![(0, vec![0; n_names]); n_units], areas: vec![0; n_names] };
-        let mut parts = vec![none; PARTS];
-        for (picture, places) in places.iter().enumerate() {
-            for (&name, region) in places {
-                parts[picture % PARTS].areas[name] += region.iter().filter(|it| **it).count();
-            }
-        }
-        for batch in Loader::new(&probe.dataset, &probe.preprocess, BATCH) {
-            let batch = batch?;
-            progress("overlap", batch.ids[0], places.len())?;
-            let mut record = Record::new(nodes.iter().copied());
-            network.run(&batch.xs, &mut record)?;
-            let mut first = 0;
-            for (site, &node) in sites.iter().zip(&nodes) {
-                let maps = as_maps(graph.node(node), &record.get(node)?)?;
-                let maps = maps.to_dtype(candle_core::DType::F16)?;
-                let (_, c, h, w) = maps.dims4()?;
-                let maps = maps.flatten_all()?.to_vec1::<half::f16>()?;
-                for (maps, &picture) in maps.chunks(c * h * w).zip(&batch.ids) {
-                    let own = &mut parts[picture % PARTS].units[first..first + c];
-                    let maps = maps.par_chunks(h * w).zip(&site.thresholds);
-                    maps.zip(own).for_each(|((map, &threshold), (fires, within))| {
-                        let mask = mask(map, (h, w), threshold, side);
-                        *fires += mask.iter().filter(|it| **it).count();
-                        for (&name, region) in &places[picture] {
-                            let both = mask.iter().zip(region).filter(|(a, b)| **a && **b);
-                            within[name] += both.count();
-                        }
-                    });
-                }
-                first += c;
-            }
-        }
-        progress("overlap", places.len(), places.len())?;
-        Ok(Fires(parts))
-    }
-
-    /// For each unit, the intersection over union of where it fires with the regions of a name.
-    fn ious(&self, name: usize, parts: Parts) -> Vec<f32> {
-        let parts: Vec<&Pixels> = self
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| parts >> at & 1 == 1)
-            .map(|it| it.1)
-            .collect();
-        let area: usize = parts.iter().map(|it| it.areas[name]).sum();
-        let iou = |unit: usize| {
-            let both: usize = parts.iter().map(|it| it.units[unit].1[name]).sum();
-            let fires: usize = parts.iter().map(|it| it.units[unit].0).sum();
-            both as f32 / (fires + area - both).max(1) as f32
-        };
-        (0..self.0[0].units.len()).map(iou).collect()
-    }
+/// For each unit, the intersection over union of where it fires with the regions of a name.
+fn ious(all: &[Pixels], name: usize, parts: Parts) -> Vec<f32> {
+    let is_meant = |(at, _): &(usize, &Pixels)| parts >> at & 1 == 1;
+    let parts: Vec<&Pixels> = all.iter().enumerate().filter(is_meant).map(|it| it.1).collect();
+    let area: usize = parts.iter().map(|it| it.regions[name]).sum();
+    let iou = |unit: usize| {
+        let both: usize = parts.iter().map(|it| it.units[unit].within[name]).sum();
+        let fires: usize = parts.iter().map(|it| it.units[unit].all).sum();
+        both as f32 / (fires + area - both).max(1) as f32
+    };
+    (0..all[0].units.len()).map(iou).collect()
 }

@@ -22,6 +22,10 @@ use crate::{inconclusive, usage};
 pub struct Regions {
     /// Each region as a unit with one exemplar, so that whatever looks at exemplars can look at regions.
     pub masks: SiteExemplars,
+    /// In the same way, places of the same pictures that do not have a region's names: its mask, moved.
+    pub beside: SiteExemplars,
+    /// The region that each of those is beside.
+    pub beside_of: Vec<usize>,
     /// The names of each, in small letters.
     pub names: Vec<Vec<String>>,
     /// What tells each from the regions of other files.
@@ -72,7 +76,8 @@ impl Regions {
             }
         }
         let masks: Vec<u8> = masks.into_iter().map(|it| if it { 255 } else { 0 }).collect();
-        Ok(Regions::new(source, ids, names, (SIDE, SIDE), &masks))
+        // One move is enough where there are so many.
+        Ok(Regions::new(source, ids, names, (SIDE, &masks), &[(1, 1)]))
     }
 
     /// Reads a folder's `regions.csv` (`image,phrase`, a region a line; `image` counts the pictures of the data
@@ -89,7 +94,7 @@ impl Regions {
             let masks = file.tensor("masks").map_err(|_| inconclusive!("`masks` is missing"))?;
             match *masks.shape() {
                 [n, h, w] if n == ids.len() && h == w && 0 < h && masks.dtype() == Dtype::U8 => {
-                    anyhow::Ok((h, w, words(masks.data(), |[it]: [u8; 1]| it)))
+                    anyhow::Ok((h, words(masks.data(), |[it]: [u8; 1]| it)))
                 }
                 _ => Err(inconclusive!(
                     "`masks` is {:?} {:?}, and {} square ones of type U8 are wanted",
@@ -99,40 +104,52 @@ impl Regions {
                 )),
             }
         };
-        let (h, w, masks) = masks().with_context(|| format!("cannot use {}", path.display()))?;
+        let (h, masks) = masks().with_context(|| format!("cannot use {}", path.display()))?;
         let names = phrases.into_iter().map(|it| vec![it]).collect();
-        Ok(Regions::new(&folder.display().to_string(), ids, names, (h, w), &masks))
+        let moves = [(0, 1), (1, 0), (1, 1)];
+        Ok(Regions::new(&folder.display().to_string(), ids, names, (h, &masks), &moves))
     }
 
+    /// Of masks `(regions, side, side)`; each is moved by so many halves of a side, down and across.
     fn new(
         source: &str,
         ids: Vec<usize>,
         names: Vec<Vec<String>>,
-        (h, w): (usize, usize),
-        masks: &[u8],
+        (side, masks): (usize, &[u8]),
+        moves: &[(usize, usize)],
     ) -> Regions {
+        let size = side * side;
         let key = |(at, names): (usize, &Vec<String>)| {
-            let mask = sha256(&masks[at * h * w..][..h * w]);
+            let mask = sha256(&masks[at * size..][..size]);
             let names = names.join("/");
             sha256(format!("{names}/{}/{mask}", ids[at]).as_bytes())[..12].to_owned()
         };
-        let n = ids.len();
+        let (mut beside, mut beside_of) = (vec![], vec![]);
+        let together = together(&ids, &names);
+        for (region, others) in together.iter().enumerate() {
+            let own = &masks[region * size..][..size];
+            let is_named = |at: usize| others.iter().any(|it| 0 < masks[it * size + at]);
+            for (down, across) in moves {
+                let from = |at: usize| {
+                    let (y, x) = (at / side + down * side / 2, at % side + across * side / 2);
+                    own[y % side * side + x % side]
+                };
+                let moved: Vec<u8> =
+                    (0..size).map(|at| if is_named(at) { 0 } else { from(at) }).collect();
+                // What is cut away must not be most of it: a thin rest is not like a unit's mask.
+                let sum = |it: &[u8]| it.iter().map(|it| u32::from(*it)).sum::<u32>();
+                if 0 < sum(own) && sum(own) <= 2 * sum(&moved) {
+                    beside.extend(moved);
+                    beside_of.push(region);
+                }
+            }
+        }
+        let ids_beside = beside_of.iter().map(|it| ids[*it]).collect();
         Regions {
             keys: names.iter().enumerate().map(key).collect(),
-            masks: SiteExemplars {
-                site: "regions".into(),
-                n_units: n,
-                k: 1,
-                quantile: 0.5,
-                map: (h, w),
-                n_pictures: 0,
-                ids,
-                activations: vec![1.; n],
-                maps: masks.iter().map(|&it| f16::from_f32(f32::from(it) / 255.)).collect(),
-                thresholds: vec![0.5; n],
-                dead: vec![false; n],
-                saturated: vec![false; n],
-            },
+            masks: as_exemplars("regions", ids, side, masks),
+            beside: as_exemplars("beside", ids_beside, side, &beside),
+            beside_of,
             names,
             source: source.to_owned(),
         }
@@ -162,6 +179,36 @@ impl Regions {
         }
         names
     }
+}
+
+/// Masks `(regions, side, side)`, of pictures each, as units with one exemplar.
+fn as_exemplars(site: &str, ids: Vec<usize>, side: usize, masks: &[u8]) -> SiteExemplars {
+    let n = ids.len();
+    SiteExemplars {
+        site: site.into(),
+        n_units: n,
+        k: 1,
+        quantile: 0.5,
+        map: (side, side),
+        n_pictures: 0,
+        ids,
+        activations: vec![1.; n],
+        maps: masks.iter().map(|&it| f16::from_f32(f32::from(it) / 255.)).collect(),
+        thresholds: vec![0.5; n],
+        dead: vec![false; n],
+        saturated: vec![false; n],
+    }
+}
+
+/// For each region, it and the others of its picture that share a name with it.
+fn together(ids: &[usize], names: &[Vec<String>]) -> Vec<Vec<usize>> {
+    let mut of_picture = BTreeMap::<usize, Vec<usize>>::new();
+    ids.iter().enumerate().for_each(|(at, id)| of_picture.entry(*id).or_default().push(at));
+    let share = |a: usize, b: usize| names[a].iter().any(|it| names[b].contains(it));
+    let of = |(at, id): (usize, &usize)| {
+        of_picture[id].iter().copied().filter(|it| share(at, *it)).collect()
+    };
+    ids.iter().enumerate().map(of).collect()
 }
 
 /// How much of each of `to × to` parts of a picture a mask `(from, from)` covers, `to` dividing `from`.
@@ -258,6 +305,9 @@ mod tests {
         assert_eq!(regions.by_name(|_| true), [("sky", vec![0, 2]), ("text", vec![1])].into());
         assert_eq!((regions.picture(1), regions.is_to_learn(0)), (7, regions.is_to_learn(2)));
         assert_eq!(regions.masks.mask(1, 0, 2), [false, true, false, true]);
+        // Moved across they cover what they did not; moved down they lie on themselves.
+        assert_eq!(regions.beside_of, [0, 0, 1, 1, 2, 2]);
+        assert_eq!(regions.beside.mask(2, 0, 2), [true, false, true, false]);
         // The same mask, name and picture.
         assert_eq!(
             (regions.keys[0] == regions.keys[2], regions.keys[0] == regions.keys[1]),

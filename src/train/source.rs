@@ -116,10 +116,7 @@ impl Source {
             (0..fires.k()).map(|rank| fires.picture(it.row, rank)).collect()
         };
         let look = |name: &str, inputs: &str, pictures: &[Vec<usize>], crops: &dyn Crops| {
-            let places = Places::of(pictures);
-            let inputs = format!("{inputs} {:?}", places.pictures);
-            let mut seen = looker.look(name, &inputs, &[&places], &crops, progress)?;
-            anyhow::Ok((places.pictures, seen.swap_remove(0)))
+            places(looker, name, inputs, pictures, crops, progress)
         };
         let Some(exemplars) = &self.exemplars else {
             // Layers may have pictures of their own, which are counted from a number of their own.
@@ -178,6 +175,21 @@ impl Source {
         }
         Ok((dataset, sha256(list.as_bytes())))
     }
+}
+
+/// The pictures that some units fire in, and what is to be seen at their places; kept as `name`.
+pub(super) fn places(
+    looker: &Looker<'_>,
+    name: &str,
+    inputs: &str,
+    pictures: &[Vec<usize>],
+    crops: &dyn Crops,
+    progress: Progress<'_>,
+) -> anyhow::Result<(Vec<usize>, Seen)> {
+    let places = Places::of(pictures);
+    let inputs = format!("{inputs} {:?}", places.pictures);
+    let mut seen = looker.look(name, &inputs, &[&places], &crops, progress)?;
+    Ok((places.pictures, seen.swap_remove(0)))
 }
 
 /// How the annotated networks saw the pictures: as torchvision's.

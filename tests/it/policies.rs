@@ -239,7 +239,7 @@ fn importance_and_likeness_are_measured_where_a_rule_asks() {
     let at = folder.path();
     let rule = |more: &str| {
         format!(
-            "sentence-encoder = \"built-in@2\"\n[[rule]]\nid = \"text\"\nmatch.any = [{{ phrase = \"written text\", min-similarity = 0.6 }}]\n{more}"
+            "sentence-encoder = \"built-in@3\"\n[[rule]]\nid = \"text\"\nmatch.any = [{{ phrase = \"written text\", min-similarity = 0.6 }}]\n{more}"
         )
     };
     let ran = held(at, &rule(""), &[]);
@@ -257,7 +257,7 @@ fn importance_and_likeness_are_measured_where_a_rule_asks() {
         &[],
     );
     assert!(n(&long) < all, "{}", long.stderr);
-    let other = held(at, &rule("").replace("built-in@2", "all-MiniLM-L6-v2"), &[]);
+    let other = held(at, &rule("").replace("built-in@3", "all-MiniLM-L6-v2"), &[]);
     assert_eq!(other.code, 2);
     assert!(other.stderr.contains("name its folder with --sentence-encoder"), "{}", other.stderr);
 }

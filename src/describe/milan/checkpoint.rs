@@ -20,9 +20,7 @@ use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
-pub const FORMAT: u32 = 4;
-/// What a file knows of depths that was written before there was anything to know.
-const NO_DEPTHS: &str = r#"{"units":[[0,0,0,0,0],[0,0,0,0,0]],"said":{}}"#;
+pub const FORMAT: u32 = 5;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";
@@ -60,9 +58,8 @@ pub struct Fitted {
     pub confidence: Logistic,
     /// That a person would name a phrase, from [`super::evidence_terms`].
     pub evidence: Logistic,
-    /// That somebody names a concept, from [`super::concepts`]; older files know nothing of it.
-    #[serde(default)]
-    pub concept: Option<Logistic>,
+    /// That somebody names a concept, from [`super::concepts`].
+    pub concept: Logistic,
 }
 
 /// How pictures reach the encoder, and where its maps are taken.
@@ -149,7 +146,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
         words: lines("words")?,
         pieces: lines("pieces")?,
         phrases: text("phrases")?.clone(),
-        depths: metadata.get("depths").cloned().unwrap_or_else(|| NO_DEPTHS.to_owned()),
+        depths: text("depths")?.clone(),
         seen: lines("seen")?,
         tensors,
     })

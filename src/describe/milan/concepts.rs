@@ -31,6 +31,8 @@ pub struct Concept<'a> {
 const BATCH: usize = 64;
 /// Shares below it are not told apart.
 const LEAST: f32 = 1e-3;
+/// Nor are smaller differences between the units of a network.
+const LEAST_SPREAD: f32 = 0.05;
 /// A place shows a concept when so much of what is expected to be said of it speaks of it.
 const SHOWN: f32 = 0.2;
 
@@ -41,7 +43,7 @@ pub struct Concepts<'a> {
     concepts: &'a [Concept<'a>],
     /// Whether a phrase speaks of a concept, `(phrases, concepts)`, 0 or 1.
     speaks: Tensor,
-    /// The logarithm of how often people say it at all.
+    /// Of which share of the units that were learnt from people said it, 0..=1.
     common: Vec<f32>,
     /// For each concept the logarithm of [`Judgement::depth`] at each of the depths.
     by_depth: Vec<[f64; N_DEPTHS]>,
@@ -54,6 +56,13 @@ pub struct Shares {
     /// Of the exemplars together and of each alone, `units × concepts`.
     expected: Vec<Vec<f32>>,
     firing: Vec<Vec<f32>>,
+}
+
+/// What is expected of the units of a network, for each concept.
+pub struct NetworkShares {
+    mean: Vec<f32>,
+    /// The standard deviation of the logarithms.
+    spread: Vec<f32>,
 }
 
 /// The shares of the places of each picture that was looked at.
@@ -79,22 +88,21 @@ impl<'a> Concepts<'a> {
         let values = (0..n * m).map(|at| f32::from(u8::from(speaks[at % m][at / m])));
         let table = Tensor::from_vec(values.collect::<Vec<f32>>(), (n, m), &Device::Cpu)?;
         let depths = &milan.depths;
-        let speaking = |it: &Vec<bool>| {
-            let texts = phrases.texts().iter().zip(it.clone());
-            texts.filter(|(_, speaks)| *speaks).map(|(text, _)| text.as_str()).collect::<Vec<_>>()
-        };
-        let speaking: Vec<Vec<&str>> = speaks.iter().map(speaking).collect();
-        let common = |it: &Vec<&str>| (depths.how_common(it.iter().copied()) + LEAST).ln();
-        let oftener = |it: &Vec<&str>| depths.oftener_elsewhere(it.iter().copied());
+        let speaking: Vec<Vec<bool>> =
+            concepts.par_iter().map(|it| depths.speaking(|text| (it.speaks)(text))).collect();
         Ok(Concepts {
             milan,
             composer,
             concepts,
             speaks: table,
-            common: speaking.iter().map(common).collect(),
-            by_depth: speaking.iter().map(oftener).collect(),
-            known: speaking.iter().map(|it| !it.is_empty()).collect(),
+            common: speaking.iter().map(|it| depths.how_common(it)).collect(),
+            by_depth: speaking.iter().map(|it| depths.oftener_elsewhere(it)).collect(),
+            known: speaks.iter().map(|it| it.contains(&true)).collect(),
         })
+    }
+
+    pub fn n_concepts(&self) -> usize {
+        self.concepts.len()
     }
 
     /// Whether some phrase speaks of the concept of that place; nothing can be said of others.
@@ -158,10 +166,21 @@ impl<'a> Concepts<'a> {
         Ok(())
     }
 
-    /// The mean shares over all units of all sites.
-    pub fn network(&self, sites: &[Shares]) -> Vec<f32> {
-        let all: Vec<Vec<f32>> = sites.iter().flat_map(|it| it.expected.iter().cloned()).collect();
-        if all.is_empty() { vec![0.; self.concepts.len()] } else { mean(&all) }
+    /// What is expected of the units of all sites.
+    pub fn network(&self, sites: &[Shares]) -> NetworkShares {
+        let all: Vec<&Vec<f32>> = sites.iter().flat_map(|it| &it.expected).collect();
+        let n = all.len().max(1) as f32;
+        let sum = |concept: usize, of: &dyn Fn(f32) -> f32| -> f32 {
+            all.iter().map(|it| of(it[concept])).sum()
+        };
+        let concept = |concept: usize| {
+            let ln = |it: f32| (it + LEAST).ln();
+            let mean = sum(concept, &ln) / n;
+            let variance = sum(concept, &|it| (ln(it) - mean).powi(2)) / n;
+            (sum(concept, &|it| it) / n, variance.sqrt())
+        };
+        let (mean, spread) = (0..self.concepts.len()).map(concept).unzip();
+        NetworkShares { mean, spread }
     }
 
     /// The judgement of one concept for one unit, whose exemplars are of `pictures`; `depth` is its layer's, 0 the first
@@ -171,17 +190,16 @@ impl<'a> Concepts<'a> {
         let mut judgement = Judgement {
             probability: 0.,
             expected: unit.shares.expected[unit.row][concept],
-            network: unit.network[concept],
+            network: unit.network.mean[concept],
+            spread: unit.network.spread[concept],
             firing: unit.shares.firing[unit.row][concept],
             elsewhere: self.elsewhere(unit.places, unit.pictures, concept),
             depth: at_depth(&self.by_depth[concept], unit.depth).exp() as f32,
             said: unit.readings.iter().filter(speaks).map(|it| it.confidence).fold(0., f32::max),
         };
-        if let Some(fitted) = &self.milan.fitted().concept {
-            let log_odds = fitted.log_odds(&terms(&judgement, self.common[concept]));
-            let log_odds = log_odds + HALFWAY * f64::from(judgement.depth).ln();
-            judgement.probability = (1. / (1. + (-log_odds).exp())) as f32;
-        }
+        let log_odds = self.milan.fitted().concept.log_odds(&self.terms(&judgement, concept));
+        let log_odds = log_odds + HALFWAY * f64::from(judgement.depth).ln();
+        judgement.probability = (1. / (1. + (-log_odds).exp())) as f32;
         judgement
     }
 
@@ -217,7 +235,7 @@ pub struct Facts<'a> {
     pub row: usize,
     pub pictures: &'a [usize],
     pub places: &'a PlaceShares,
-    pub network: &'a [f32],
+    pub network: &'a NetworkShares,
     pub readings: &'a [Reading],
     pub depth: f32,
 }
@@ -225,15 +243,16 @@ pub struct Facts<'a> {
 /// How far an unknown network is taken to be on the way from the network that was learnt from to the other one.
 const HALFWAY: f64 = 0.5;
 
-/// The log odds of what is expected, how far it is above what is expected of other units of the network and what the
-/// firing places show above others of the same pictures, in logarithms, how often people say it at all, and what the
-/// readings say.
+/// How far what is expected is above what is expected of other units of the network, and what the firing places show above
+/// others of the same pictures, in logarithms; the log odds of people's saying it at all; what the readings say; and how
+/// much the units of the network differ in it, as those of one that learnt nothing hardly do.
 fn terms(it: &Judgement, common: f32) -> Vec<f64> {
     let ln = |it: f32| f64::from((it + LEAST).ln());
-    let odds = ln(it.expected) - ln(1. - it.expected);
     let network = ln(it.expected) - ln(it.network);
     let selectivity = ln(it.firing) - ln(it.elsewhere);
-    vec![odds, network, selectivity, f64::from(common), f64::from(it.said)]
+    let common = ln(common) - ln(1. - common);
+    let spread = f64::from((it.spread + LEAST_SPREAD).ln());
+    vec![network, selectivity, common, f64::from(it.said), spread]
 }
 
 /// The mean of rows of the same length.

@@ -1,4 +1,6 @@
-//! At which depth of a network people say what: in the network that was learnt from, and in another one.
+//! Of which units people said what, and at which depth of a network: of the network that was learnt from, and of another
+//! one. What they said is kept as the words and phrases that were said of several units, so that it can be counted of how
+//! many units anything was said that a rule of anybody's speaks of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,40 +13,51 @@ pub const N_DEPTHS: usize = 5;
 /// So many units of each depth count as if people said a thing there as often as anywhere.
 const ANYWHERE: f64 = 200.;
 
-/// Units of each depth.
-pub type Counts = [u32; N_DEPTHS];
-
-/// Of how many units of each depth a phrase was said.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Depths {
-    /// All units of the network that was learnt from, and of the other one.
-    units: [Counts; 2],
-    /// By phrase, of the same two.
-    said: BTreeMap<String, [Counts; 2]>,
-}
-
 /// A unit's depth, and what people said of it.
 pub type Said<'a> = (usize, &'a [String]);
+
+/// Which words and phrases were said of the units that people described.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Depths {
+    /// Words and phrases.
+    texts: Vec<String>,
+    /// Of the network that was learnt from, and of the other one: each unit's depth, and the places of its texts.
+    units: [Vec<(usize, Vec<u32>)>; 2],
+}
+
+/// How many units there are at each depth, and of how many of them something was said.
+#[derive(Default)]
+struct Counts {
+    units: [f64; N_DEPTHS],
+    said: [f64; N_DEPTHS],
+}
 
 impl Depths {
     /// `here` are the units of the network that was learnt from, `there` those of the other one; where there is none,
     /// every depth is as good as any other.
-    pub fn count(phrases: &Phrases, here: &[Said<'_>], there: &[Said<'_>]) -> Depths {
-        let mut depths = Depths::default();
-        for (network, units) in [here, there].into_iter().enumerate() {
-            for (depth, texts) in units {
-                depths.units[network][*depth] += 1;
-                let texts: Vec<BTreeSet<String>> =
-                    texts.iter().map(|it| stems(&words(it))).collect();
-                for (at, phrase) in phrases.texts().iter().enumerate() {
-                    let own = phrases.stems(at);
-                    if !own.is_empty() && texts.iter().any(|it| own.is_subset(it)) {
-                        depths.said.entry(phrase.clone()).or_default()[network][*depth] += 1;
-                    }
-                }
-            }
-        }
-        depths
+    pub fn gather(
+        phrases: &Phrases,
+        vocabulary: &[String],
+        here: &[Said<'_>],
+        there: &[Said<'_>],
+    ) -> Depths {
+        let n_phrases = phrases.texts().len();
+        let is_word: BTreeMap<&str, u32> =
+            vocabulary.iter().zip(n_phrases as u32..).map(|(it, at)| (it.as_str(), at)).collect();
+        let unit = |(depth, texts): &Said<'_>| {
+            let texts: Vec<Vec<String>> = texts.iter().map(|it| words(it)).collect();
+            let stemmed: Vec<BTreeSet<String>> = texts.iter().map(|it| stems(it)).collect();
+            let is_said = |at: &usize| {
+                let own = phrases.stems(*at);
+                !own.is_empty() && stemmed.iter().any(|it| own.is_subset(it))
+            };
+            let phrases = (0..n_phrases).filter(is_said).map(|it| it as u32);
+            let words: BTreeSet<u32> =
+                texts.iter().flatten().filter_map(|it| is_word.get(it.as_str()).copied()).collect();
+            (*depth, phrases.chain(words).collect())
+        };
+        let units = [here, there].map(|units| units.iter().map(unit).collect());
+        Depths { texts: [phrases.texts(), vocabulary].concat(), units }
     }
 
     /// The depth of a layer, the `at`th of so many.
@@ -55,34 +68,40 @@ impl Depths {
         }
     }
 
-    /// Of which share of the units of the network that was learnt from some phrases were said, one with another.
-    pub fn how_common<'a>(&self, phrases: impl Iterator<Item = &'a str>) -> f32 {
-        let [here, _] = self.sum(phrases);
-        here.iter().sum::<u32>() as f32 / self.units[0].iter().sum::<u32>().max(1) as f32
+    /// The places of the texts that speak of something.
+    pub fn speaking(&self, speaks: impl Fn(&str) -> bool) -> Vec<bool> {
+        self.texts.iter().map(|it| speaks(it)).collect()
     }
 
-    /// How much oftener, in logarithms, people say some phrases at each depth of the other network than of the one that
-    /// was learnt from: of either the share at a depth over that at all depths.
-    pub fn oftener_elsewhere<'a>(&self, phrases: impl Iterator<Item = &'a str>) -> [f64; N_DEPTHS] {
-        let [here, there] = self.sum(phrases);
-        let [n_here, n_there] = &self.units;
-        let profile = |said: &Counts, n: &Counts, depth: usize| {
-            let sum = |it: &Counts| f64::from(it.iter().sum::<u32>());
-            let all = (sum(said) + 1.) / (sum(n) + 1.);
-            (f64::from(said[depth]) + ANYWHERE * all) / ((f64::from(n[depth]) + ANYWHERE) * all)
+    /// Of which share of the units of the network that was learnt from anything was said that [speaks](Depths::speaking).
+    pub fn how_common(&self, speaking: &[bool]) -> f32 {
+        let [here, _] = self.count(speaking);
+        (here.said.iter().sum::<f64>() / here.units.iter().sum::<f64>().max(1.)) as f32
+    }
+
+    /// How much oftener, in logarithms, people say what [speaks](Depths::speaking) at each depth of the other network than
+    /// of the one that was learnt from: of either the share at a depth over that at all depths.
+    pub fn oftener_elsewhere(&self, speaking: &[bool]) -> [f64; N_DEPTHS] {
+        let profile = |counts: &Counts, depth: usize| {
+            let sum = |it: &[f64; N_DEPTHS]| it.iter().sum::<f64>();
+            let all = (sum(&counts.said) + 1.) / (sum(&counts.units) + 1.);
+            (counts.said[depth] + ANYWHERE * all) / ((counts.units[depth] + ANYWHERE) * all)
         };
-        let ratio = |it| (profile(&there, n_there, it) / profile(&here, n_here, it)).ln();
-        std::array::from_fn(ratio)
+        let [here, there] = self.count(speaking);
+        std::array::from_fn(|depth| (profile(&there, depth) / profile(&here, depth)).ln())
     }
 
-    fn sum<'a>(&self, phrases: impl Iterator<Item = &'a str>) -> [Counts; 2] {
-        let mut sum = [Counts::default(); 2];
-        for said in phrases.filter_map(|it| self.said.get(it)) {
-            for (sum, said) in sum.iter_mut().flatten().zip(said.iter().flatten()) {
-                *sum += said;
+    fn count(&self, speaking: &[bool]) -> [Counts; 2] {
+        let mut counts = [Counts::default(), Counts::default()];
+        for (counts, units) in counts.iter_mut().zip(&self.units) {
+            for (depth, said) in units {
+                let is_said = said.iter().any(|it| speaking.get(*it as usize) == Some(&true));
+                let depth = (*depth).min(N_DEPTHS - 1);
+                counts.units[depth] += 1.;
+                counts.said[depth] += f64::from(u8::from(is_said));
             }
         }
-        sum
+        counts
     }
 }
 
@@ -98,18 +117,47 @@ pub fn at_depth(values: &[f64; N_DEPTHS], depth: f32) -> f64 {
 mod tests {
     use super::*;
 
+    /// So many units of each depth, of the first of which so many something was said.
+    fn units(n: u32, said: [u32; N_DEPTHS]) -> Vec<(usize, Vec<u32>)> {
+        let depth = |depth: usize| {
+            (0..n).map(move |at| (depth, if at < said[depth] { vec![0, 1] } else { vec![2] }))
+        };
+        (0..N_DEPTHS).flat_map(depth).collect()
+    }
+
     #[test]
     fn what_is_named_early_in_one_network_alone_is_less_probable_there() {
-        let odds = |here: Counts, there: Counts, n_there: u32| {
-            let said = BTreeMap::from([("text".to_owned(), [here, there])]);
-            let units = [[1000; N_DEPTHS], [n_there; N_DEPTHS]];
-            Depths { units, said }.oftener_elsewhere(["text", "unsaid"].into_iter())
+        let odds = |here: [u32; N_DEPTHS], there: [u32; N_DEPTHS], n_there: u32| {
+            let texts = ["text", "words", "sky"].map(str::to_owned).to_vec();
+            let depths = Depths { texts, units: [units(1000, here), units(n_there, there)] };
+            depths.oftener_elsewhere(&depths.speaking(|it| it != "sky"))
         };
         let early = odds([190, 20, 20, 20, 20], [17; N_DEPTHS], 1000);
         assert!(early[0] < -0.8 && 0.3 < early[4], "{early:?}");
         let even = odds([50; N_DEPTHS], [5; N_DEPTHS], 1000);
         assert!(even.iter().all(|it| it.abs() < 0.1), "{even:?}");
         assert!(odds([190, 20, 20, 20, 20], [0; N_DEPTHS], 0).iter().all(|it| it.is_finite()));
+    }
+
+    #[test]
+    fn a_unit_of_which_two_phrases_were_said_counts_once() {
+        let texts = ["text", "words", "sky"].map(str::to_owned).to_vec();
+        let depths = Depths { texts, units: [units(10, [5, 5, 0, 0, 0]), vec![]] };
+        let common = |of: &[&str]| depths.how_common(&depths.speaking(|it| of.contains(&it)));
+        assert_eq!((common(&["text", "words"]), common(&["words"])), (0.2, 0.2));
+        assert_eq!((common(&["words", "sky"]), common(&["unsaid"])), (1., 0.));
+    }
+
+    #[test]
+    fn words_count_that_no_phrase_has() {
+        let texts: Vec<String> = ["a man in a hat", "hats", "hats"].map(str::to_owned).to_vec();
+        let units: Vec<Vec<String>> = texts.iter().map(|it| vec![it.clone()]).collect();
+        let phrases = Phrases::gather(&units, &|_| true);
+        assert!(phrases.texts().iter().all(|it| it != "a man"), "{:?}", phrases.texts());
+        let said: Vec<Said<'_>> = units.iter().map(|it| (0, it.as_slice())).collect();
+        let depths = Depths::gather(&phrases, &["man".into()], &said, &[]);
+        assert_eq!(depths.how_common(&depths.speaking(|it| it == "man")), 1. / 3.);
+        assert_eq!(depths.how_common(&depths.speaking(|it| it.contains("hat"))), 1.);
     }
 
     #[test]

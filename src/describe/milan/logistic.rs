@@ -15,19 +15,26 @@ impl Logistic {
     /// Maximises the likelihood less half the squared weights, by gradient descent. Without any example it
     /// says one half.
     pub fn fit(xs: &[Vec<f64>], ys: &[bool]) -> Logistic {
+        Logistic::fit_counting(xs, ys, &vec![1.; xs.len()])
+    }
+
+    /// The same, each example counting as so many.
+    pub fn fit_counting(xs: &[Vec<f64>], ys: &[bool], counts: &[f64]) -> Logistic {
         let size = xs.first().map_or(0, Vec::len);
-        let n = xs.len().max(1) as f64;
-        let mean: Vec<f64> = (0..size).map(|i| xs.iter().map(|x| x[i]).sum::<f64>() / n).collect();
-        let std = (0..size)
-            .map(|i| (xs.iter().map(|x| (x[i] - mean[i]).powi(2)).sum::<f64>() / n).sqrt() + 1e-9)
-            .collect();
+        let n = counts.iter().sum::<f64>().max(1.);
+        let sum = |of: &dyn Fn(&[f64]) -> f64| -> f64 {
+            xs.iter().zip(counts).map(|(x, count)| count * of(x)).sum()
+        };
+        let mean: Vec<f64> = (0..size).map(|i| sum(&|x| x[i]) / n).collect();
+        let std =
+            (0..size).map(|i| (sum(&|x| (x[i] - mean[i]).powi(2)) / n).sqrt() + 1e-9).collect();
         let mut fitted = Logistic { mean, std, weights: vec![0.; size], bias: 0. };
         let standard: Vec<Vec<f64>> = xs.iter().map(|x| fitted.standard(x).collect()).collect();
         for _ in 0..2000 {
             let mut gradient: Vec<f64> = fitted.weights.iter().map(|it| it / n).collect();
             let mut bias = 0.;
-            for (x, &y) in standard.iter().zip(ys) {
-                let error = fitted.of_standard(x) - f64::from(u8::from(y));
+            for ((x, &y), count) in standard.iter().zip(ys).zip(counts) {
+                let error = count * (fitted.of_standard(x) - f64::from(u8::from(y)));
                 bias += error / n;
                 gradient.iter_mut().zip(x).for_each(|(sum, x)| *sum += error * x / n);
             }
@@ -71,5 +78,9 @@ mod tests {
         assert!((fitted.probability(&[0.]) - 0.2).abs() < 0.005, "{fitted:?}");
         assert!((fitted.probability(&[1.]) - 0.7).abs() < 0.005, "{fitted:?}");
         assert_eq!(Logistic::fit(&[], &[]).probability(&[]), 0.5);
+        // Where those that are right count half, it is as if there were half as many.
+        let counts: Vec<f64> = ys.iter().map(|it| if *it { 0.5 } else { 1. }).collect();
+        let fitted = Logistic::fit_counting(&xs, &ys, &counts);
+        assert!((fitted.probability(&[1.]) - 3.5 / 6.5).abs() < 0.005, "{fitted:?}");
     }
 }

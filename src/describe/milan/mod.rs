@@ -242,6 +242,11 @@ impl Milan {
         standard(features, &self.mean, &self.std)
     }
 
+    /// Of each feature over the regions that training saw, the mean and the standard deviation.
+    pub fn moments(&self) -> (&Tensor, &Tensor) {
+        (&self.mean, &self.std)
+    }
+
     /// Looks with critics and captioner at features `(units, k, features)` as the encoder gave them.
     pub fn perceive(&self, features: &Tensor) -> anyhow::Result<Perceived> {
         let features = self.standard(features)?;

@@ -69,10 +69,7 @@ pub(crate) fn read(
     let fires: Vec<&SiteExemplars> = sites.iter().chain(spread).collect();
     let input = &milan.settings.encoder.input;
     let composer = Composer::new(&milan)?;
-    let asked = match milan.fitted().concept {
-        Some(_) => config.concepts,
-        None => &[],
-    };
+    let asked = config.concepts;
     let concepts = Concepts::new(&milan, &composer, asked)?;
     let mut places = PlaceShares::default();
     let mut take =
@@ -93,8 +90,7 @@ pub(crate) fn read(
         readings.extend(read.map(|(unit, it)| (Unit::new(&site.site, unit), it)));
     }
     let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&spread, &phrases)? };
-    let config = Config { concepts: asked, ..*config };
-    let judged = judged(&concepts, exemplars, &seen, &places, &readings, &config)?;
+    let judged = judged(&concepts, exemplars, &seen, &places, &readings, config)?;
     let known = (0..asked.len()).filter(|&it| concepts.is_known(it));
     let shown = concepts.shown(&places);
     let shown = known.map(|it| (asked[it].name.clone(), shown[it])).collect();

@@ -1,6 +1,7 @@
 //! The quality table: descriptions and the critic against what people said of units that training never saw.
 
 mod concepts;
+mod on_regions;
 mod policies;
 mod table;
 
@@ -10,10 +11,12 @@ use candle_core::Tensor;
 use serde::Serialize;
 
 use super::annotations::Annotated;
+use super::concepts::Subjects;
 use super::features::{Looker, gathered};
 use super::judge::{self, People, Quality, best_texts};
 use super::measures::{Bin, Specificity, auroc, bleu, calibration_error, reliability, specificity};
-use super::overlap::{Against, Overlap, overlap};
+use super::misplaced::Misplaced;
+use super::overlap::{Against, Overlap, Overlaps, overlap};
 use super::source::{Known, Source};
 use crate::Progress;
 use crate::describe::milan::checkpoint::Fitted;
@@ -27,6 +30,8 @@ use crate::unit::Reading;
 use crate::usage;
 pub use concepts::Concept;
 use concepts::concepts;
+use on_regions::on_regions;
+pub use on_regions::{Found, OnRegions};
 pub use policies::{FindingQuality, PolicyQuality};
 pub use table::table;
 
@@ -63,7 +68,11 @@ pub struct Evaluation {
     /// Corpus BLEU-4 of the default method against everybody.
     pub bleu: f64,
     pub overlap: Vec<Overlap>,
+    /// Names that nothing is held against, as their regions are not where they should be.
+    pub misplaced: Vec<Misplaced>,
     pub policies: Vec<PolicyQuality>,
+    /// The same policies held against the regions.
+    pub on_regions: Vec<OnRegions>,
 }
 
 #[derive(Debug, Serialize)]
@@ -120,7 +129,15 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
     // What can fail for a user's mistake comes first.
     let overlap = match &config.overlap {
         Some(against) => overlap(&milan, &looker, &config.source, against, progress)?,
-        None => vec![],
+        None => Overlaps::default(),
+    };
+    let on_regions = match &config.overlap {
+        Some(against) if !config.policies.is_empty() => {
+            let describer = (&milan, config.describer.as_deref());
+            let (source, policies) = (&config.source, &config.policies);
+            on_regions(describer, source, against, &overlap.misplaced, policies, progress)?
+        }
+        _ => vec![],
     };
     let people = People::new(&units, &teacher)?;
     let candidates = judge::candidates(&milan, &seen, &units, progress)?;
@@ -161,7 +178,8 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
             let readings = candidates.iter().zip(&units);
             let readings: Vec<Vec<Reading>> =
                 readings.map(|(it, unit)| milan.readings(it, area(unit))).collect();
-            policies::policies(&milan, &seen, &units, &around, &readings, names)?
+            let subjects = Subjects { seen: &seen, units: &units, around: &around };
+            policies::policies(&milan, subjects, &readings, names)?
         }
     };
 
@@ -185,8 +203,10 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evalu
         calibration,
         calibration_full,
         bleu: bleu(&hypotheses, &references),
-        overlap,
+        overlap: overlap.names,
+        misplaced: overlap.misplaced,
         policies,
+        on_regions,
     })
 }
 

@@ -4,14 +4,14 @@ use serde::Serialize;
 
 use crate::describe::Concept;
 use crate::describe::milan::Milan;
-use crate::describe::milan::look::Seen;
+use crate::describe::milan::compose::Composer;
+use crate::describe::milan::concepts::Concepts;
 use crate::policy::{self, Certainty};
 use crate::ruling;
 use crate::train::annotations::Annotated;
-use crate::train::concepts;
+use crate::train::concepts::{Judge, Subjects};
 use crate::train::measures::{auroc, calibration_error, precision_recall};
-use crate::train::source::Around;
-use crate::unit::Reading;
+use crate::unit::{Judgement, Reading};
 
 /// How good the findings of a rule, or of all rules of a policy together, are.
 #[derive(Debug, Serialize)]
@@ -67,31 +67,32 @@ impl FindingQuality {
 /// Each policy, and each of its rules where there are several. `readings` are those of the units.
 pub(super) fn policies(
     milan: &Milan,
-    seen: &[Seen],
-    units: &[Annotated],
-    around: &Around,
+    subjects: Subjects<'_>,
     readings: &[Vec<Reading>],
     names: &[String],
 ) -> anyhow::Result<Vec<PolicyQuality>> {
     let policies = names.iter().map(|it| policy::load(it, false));
     let policies = policies.collect::<anyhow::Result<Vec<_>>>()?;
+    let concepts: Vec<Concept<'_>> = policies.iter().flat_map(ruling::concepts).collect();
+    let composer = Composer::new(milan)?;
+    let known = Concepts::new(milan, &composer, &concepts)?;
+    let judged = Judge::new(&known, subjects)?.units(subjects, readings);
     let mut found = Vec::new();
+    let mut first = 0;
     for policy in &policies {
-        let concepts = ruling::concepts(policy);
-        let judged = concepts::judge(milan, &concepts, seen, units, around, readings)?;
-        let probability = |unit: usize, concepts: &[usize]| {
-            let of = |it: &usize| judged.judgements[unit][*it].probability;
-            concepts.iter().map(of).fold(0., f32::max)
-        };
-        let all: Vec<usize> = (0..concepts.len()).collect();
+        let all: Vec<usize> = (first..first + ruling::concepts(policy).len()).collect();
+        first += all.len();
         let mut parts: Vec<(Option<String>, Vec<usize>)> = vec![(None, all.clone())];
-        if 1 < concepts.len() {
+        if 1 < all.len() {
             parts.extend(all.iter().map(|&it| (Some(concepts[it].name.clone()), vec![it])));
         }
         for (rule, own) in parts {
-            let probabilities: Vec<f32> =
-                (0..units.len()).map(|it| probability(it, &own)).collect();
+            let surest = |judgements: &Vec<Judgement>| {
+                own.iter().map(|it| judgements[*it].probability).fold(0., f32::max)
+            };
+            let probabilities: Vec<f32> = judged.iter().map(surest).collect();
             let of: Vec<&Concept<'_>> = own.iter().map(|&it| &concepts[it]).collect();
+            let units = subjects.units;
             found.push(quality(&policy.name, rule, &of, units, readings, &probabilities));
         }
     }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Calibration, Evaluation, Method};
+use super::{Calibration, Evaluation, Method, OnRegions};
 use crate::report::{new_table, right};
+use crate::train::overlap::Overlap;
 
 /// Of the tables, in columns of text.
 const WIDTH: usize = 100;
@@ -87,43 +88,99 @@ pub fn table(found: &Evaluation) -> String {
     if !found.policies.is_empty() {
         let _ = writeln!(text, "\n{}", policies(found));
     }
+    if !found.on_regions.is_empty() {
+        let _ = writeln!(text, "\n{}", on_regions(&found.on_regions));
+    }
     if !found.overlap.is_empty() {
-        let header = [
-            "phrase",
-            "regions",
-            "best IoU",
-            "wanted",
-            "units",
-            "AUROC",
-            "average precision",
-            "half",
-            "other half",
-        ];
-        let mut overlap = new_table(WIDTH, &header);
-        for it in &found.overlap {
-            overlap.add_row(vec![
-                it.phrase.clone(),
-                it.regions.to_string(),
-                number(it.best),
-                it.truth.to_owned(),
-                it.units_true.to_string(),
-                maybe(it.auroc),
-                maybe(it.average_precision),
-                maybe(it.auroc_half),
-                maybe(it.auroc_other_half),
-            ]);
-        }
-        right(&mut overlap, 1..3);
-        right(&mut overlap, 4..9);
-        let _ = writeln!(
-            text,
-            "\nDoes the critic find the units of {} that fire on regions of a name?\n{overlap}\n\
-             half: how well it finds those that overlap most with half of the pictures' regions; other half: how well\n\
-             the overlap with the other half does.",
-            found.overlap[0].network
-        );
+        let _ = writeln!(text, "\n{}", overlap(&found.overlap));
+    }
+    for it in &found.misplaced {
+        let _ = writeln!(text, "\nNothing is held against them: {it}.");
     }
     text
+}
+
+/// Whether the units that policies find fire where regions are that they speak of.
+fn on_regions(policies: &[OnRegions]) -> String {
+    let header = [
+        "policy",
+        "regions",
+        "pictures",
+        "of the area",
+        "what counts",
+        "units",
+        "times the area",
+        "times the others",
+        "of those with most",
+    ];
+    let mut table = new_table(WIDTH, &header);
+    let times = |it: Option<f64>| it.map_or("-".to_owned(), |it| format!("{it:.2}"));
+    for it in policies {
+        for (at, (kind, found)) in
+            [("likely", &it.likely), ("possible", &it.possible)].into_iter().enumerate()
+        {
+            let first = |text: String| if at == 0 { text } else { String::new() };
+            table.add_row(vec![
+                first(it.policy.clone()),
+                first(it.names.join(", ")),
+                first(it.pictures.to_string()),
+                first(format!("{:.3}", it.area)),
+                kind.to_owned(),
+                format!("{} of {}", found.units, it.units),
+                times(found.times_area),
+                times(found.times_others),
+                format!("{} of {}", found.of_most, it.units_most),
+            ]);
+        }
+    }
+    right(&mut table, 2..4);
+    right(&mut table, 5..9);
+    format!(
+        "Findings in the network, against where its units fire in pictures of whose regions none was learnt\n{table}\n\
+         of those with most: of the hundredth of the units of which most is within the regions of all that they fire."
+    )
+}
+
+/// Whether evidence finds the units that fire where things of a name are.
+fn overlap(names: &[Overlap]) -> String {
+    let number = |it: f64| format!("{it:.3}");
+    let maybe = |it: Option<f64>| it.map_or("-".to_owned(), number);
+    let header = [
+        "phrase",
+        "regions",
+        "told",
+        "best IoU",
+        "wanted",
+        "units",
+        "AUROC",
+        "average precision",
+        "half",
+        "other half",
+    ];
+    let mut table = new_table(WIDTH, &header);
+    for it in names {
+        table.add_row(vec![
+            it.phrase.clone(),
+            it.regions.to_string(),
+            maybe(it.told),
+            number(it.best),
+            it.truth.to_owned(),
+            it.units_true.to_string(),
+            maybe(it.auroc),
+            maybe(it.average_precision),
+            maybe(it.auroc_half),
+            maybe(it.auroc_other_half),
+        ]);
+    }
+    right(&mut table, 1..4);
+    right(&mut table, 5..10);
+    format!(
+        "Does the critic find the units of {} that fire on regions of a name?\n{table}\n\
+         told: how often the critic finds a region likelier to be called so than a place beside one. half: how well it\n\
+         finds those that overlap most with half of the pictures' regions; other half: how well the overlap with the\n\
+         other half does.",
+        names.first().map_or("", |it| it.network.as_str())
+    )
 }
 
 /// What policies find, against what at least one person, and two, said.
