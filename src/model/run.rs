@@ -59,7 +59,7 @@ impl Record {
         Record { kept, unclamped: false }
     }
 
-    /// Before their upper clamps, as [exemplars](crate::exemplars) are ranked.
+    /// Before their upper clamps, as exemplars are ranked.
     pub fn unclamped(nodes: impl IntoIterator<Item = NodeId>) -> Record {
         Record { unclamped: true, ..Record::new(nodes) }
     }

@@ -219,22 +219,6 @@ fn fit_concept(
         let judged = Judge::new(&known, own)?.units(own, &readings(&candidates, own));
         learn(judged, own.units, count);
     }
-    if let Ok(path) = std::env::var("MILAN_DUMP") {
-        // DUMP
-        let mut text = String::new();
-        for (at, (x, y)) in xs.iter().zip(&ys).enumerate() {
-            let x: Vec<String> = x.iter().map(|it| it.to_string()).collect();
-            text += &format!(
-                "{},{},{},{}\n",
-                at / concepts.len(),
-                concepts[at % concepts.len()].name,
-                x.join(","),
-                u8::from(*y)
-            );
-        }
-        let path = if std::path::Path::new(&path).exists() { path + ".full" } else { path };
-        std::fs::write(path, text)?;
-    }
     Ok(Logistic::fit_counting(&xs, &ys, &counts))
 }
 

@@ -63,7 +63,7 @@ impl Judge<'_> {
                 places: &self.places,
                 network: &self.network,
                 readings: &readings[at],
-                depth: it.site as f32 / (n_sites - 1).max(1) as f32,
+                depth: it.site as f32 / n_sites.saturating_sub(1).max(1) as f32,
             })
         };
         subjects.units.iter().enumerate().map(unit).collect()

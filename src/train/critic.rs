@@ -38,7 +38,7 @@ pub struct Pairs {
 pub struct Named {
     /// Of each name, standardised, `(regions, features)`.
     pub features: Vec<Tensor>,
-    /// Of each name, what does not have it in the same pictures, where there is anything: as `features`.
+    /// Of each name, what does not have it in the pictures of its regions, where there is anything: as `features`.
     pub beside: Vec<Option<Tensor>>,
     /// The names' vectors, `(names, sentence)`.
     pub sentences: Tensor,

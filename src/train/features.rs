@@ -69,7 +69,7 @@ impl<'a> Looker<'a> {
         sites
             .iter()
             .map(|site| {
-                let features = &tensors[site.name()];
+                let features = tensors.get(site.name()).context("features of another layer")?;
                 let (n, k, f) = features.dims3()?;
                 let values = features.flatten_all()?.to_vec1::<f32>()?;
                 let values = values.into_iter().map(f16::from_f32).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
 use candle_core::DType;
 use rayon::prelude::*;
 
@@ -15,8 +16,8 @@ use crate::pass::Probe;
 /// Pictures that are run together.
 const BATCH: usize = 32;
 
-/// Of each of some pictures the names in it, by their place, each with the union of its regions. `names` are names with
-/// their regions.
+/// Of each of some pictures, in ascending order, the names in it, by their place, each with the union of its regions. `names`
+/// are names, or what else regions belong to, with their regions.
 pub fn places(
     regions: &Regions,
     ids: &[usize],
@@ -72,19 +73,22 @@ impl Pixels {
     ) -> anyhow::Result<Vec<Pixels>> {
         let side = places.iter().flatten().next().map_or(1, |(_, it)| it.len().isqrt());
         let graph = network.graph();
-        let nodes: Vec<_> = sites.iter().filter_map(|it| graph.find(&it.site)).collect();
+        let node = |it: &SiteExemplars| {
+            graph.find(&it.site).with_context(|| format!("the network has no layer `{}`", it.site))
+        };
+        let nodes = sites.iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
         let n_units: usize = sites.iter().map(|it| it.n_units).sum();
         let mut parts = vec![Pixels::none(n_units, n_names); n_parts];
-        for (picture, places) in places.iter().enumerate() {
-            for (&name, region) in places {
-                let part = &mut parts[picture % n_parts];
-                part.regions[name] += region.iter().filter(|it| **it).count();
-                part.pictures[name] += region.len();
-            }
-        }
         for batch in Loader::new(&probe.dataset, &probe.preprocess, BATCH) {
             let batch = batch?;
             progress("regions", batch.ids[0], places.len())?;
+            for &picture in &batch.ids {
+                let part = &mut parts[picture % n_parts];
+                for (&name, region) in &places[picture] {
+                    part.regions[name] += region.iter().filter(|it| **it).count();
+                    part.pictures[name] += region.len();
+                }
+            }
             let mut record = Record::unclamped(nodes.iter().copied());
             network.run(&batch.xs, &mut record)?;
             let mut first = 0;

@@ -39,7 +39,8 @@ impl fmt::Display for Misplaced {
     }
 }
 
-/// Names with fewer regions say too little to be doubted.
+/// Names with fewer regions, or half as many places beside those of each half of their pictures, say too little to be
+/// doubted.
 const LEAST_REGIONS: usize = 20;
 /// Every name of COCO's that has enough regions is told in .92 of the pairs or more, and regions on other pictures than
 /// their own in .7, as they keep to the places where pictures have such things.
@@ -54,11 +55,11 @@ pub fn look(
     crops: &dyn Crops,
     progress: Progress<'_>,
 ) -> anyhow::Result<Vec<Seen>> {
-    let inputs = format!("{inputs} {}", regions.keys.concat());
+    let inputs = format!("{inputs} {} beside {:?}", regions.keys.concat(), regions.beside_of);
     looker.look(name, &inputs, &[&regions.masks, &regions.beside], &crops, progress)
 }
 
-/// The names, among those of some regions, that are misplaced; `seen` is what is in and beside all regions, and features
+/// The names that are misplaced, by those of the regions that `keep` keeps; `seen` is what is in and beside all regions, and features
 /// differ by `mean` and `std`.
 pub fn misplaced(
     regions: &Regions,
@@ -92,6 +93,9 @@ pub fn misplaced(
             if let Some(rows) = beside.get(&region) {
                 outside[half].extend(features(1, rows)?);
             }
+        }
+        if outside.iter().any(|it| it.len() < LEAST_REGIONS / 2) {
+            continue;
         }
         let halves = [(0, 1), (1, 0)];
         let told = halves

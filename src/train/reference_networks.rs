@@ -1,6 +1,5 @@
-//! Networks of whose units it is known, without asking anybody, what people would say: what is drawn where the units of
-//! the demo's classifier fire, what planted units were made for, and nothing in particular of units that learnt
-//! nothing. They teach how probable findings are, beside the units that people described, which are all of one network
+//! Networks of whose units it is known, without asking anybody, what can be said: what is drawn where the units of the
+//! demo's classifier fire, what planted units were made for, and nothing in particular of units that learnt nothing. They teach how probable findings are, beside the units that people described, which are all of one network
 //! that learnt well.
 
 use std::collections::BTreeMap;
@@ -121,7 +120,7 @@ impl Opening<'_> {
         let settings = Settings {
             batch_size: BATCH,
             threads: rayon::current_num_threads(),
-            max_unreadable: 0.,
+            max_unreadable: 0.01,
             exemplars: exemplars::Config::default(),
         };
         let (network, probe, none) = (&subject.model.network, &subject.probe, Ablate::default());

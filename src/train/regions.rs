@@ -110,7 +110,8 @@ impl Regions {
         Ok(Regions::new(&folder.display().to_string(), ids, names, (h, &masks), &moves))
     }
 
-    /// Of masks `(regions, side, side)`; each is moved by so many halves of a side, down and across.
+    /// Of masks `(regions, side, side)`; each is moved by so many halves of a side, down and across, and what leaves the picture
+    /// comes in again on the other side.
     fn new(
         source: &str,
         ids: Vec<usize>,

@@ -126,6 +126,11 @@ impl<'a> Composer<'a> {
         Ok((softmax(&logits, D::Minus1)?.matmul(&self.vectors)?, log_p))
     }
 
+    /// The probability of each phrase of a unit of which nothing was seen, `(1, phrases)`.
+    pub fn unseen(&self) -> candle_core::Result<Tensor> {
+        softmax(&self.prior, D::Minus1)
+    }
+
     /// Candidates for some units.
     pub fn candidates(&self, perceived: &Perceived) -> anyhow::Result<Vec<Candidates>> {
         let Perceived { units, coherence, regions } = perceived;

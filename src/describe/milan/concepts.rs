@@ -33,8 +33,11 @@ const BATCH: usize = 64;
 const LEAST: f32 = 1e-3;
 /// Nor are smaller differences between the units of a network.
 const LEAST_SPREAD: f32 = 0.05;
-/// A place shows a concept when so much of what is expected to be said of it speaks of it.
+/// A place shows a concept when so much of what is expected to be said of it speaks of it; of concepts that few phrases
+/// speak of, when it is so many times as much as of any picture, and not too little.
 const SHOWN: f32 = 0.2;
+const SHOWN_TIMES: f32 = 10.;
+const LEAST_SHOWN: f32 = 0.1;
 
 /// Some concepts, ready to be looked for.
 pub struct Concepts<'a> {
@@ -49,6 +52,8 @@ pub struct Concepts<'a> {
     by_depth: Vec<[f64; N_DEPTHS]>,
     /// Whether any phrase speaks of it.
     known: Vec<bool>,
+    /// The share from which a place shows it.
+    shown: Vec<f32>,
 }
 
 /// What is known of each unit of one site, for each concept.
@@ -90,10 +95,13 @@ impl<'a> Concepts<'a> {
         let depths = &milan.depths;
         let speaking: Vec<Vec<bool>> =
             concepts.par_iter().map(|it| depths.speaking(|text| (it.speaks)(text))).collect();
+        let of_any_picture = composer.unseen()?.matmul(&table)?.squeeze(0)?.to_vec1::<f32>()?;
+        let shown = |share: f32| (SHOWN_TIMES * share).clamp(LEAST_SHOWN, SHOWN);
         Ok(Concepts {
             milan,
             composer,
             concepts,
+            shown: of_any_picture.into_iter().map(shown).collect(),
             speaks: table,
             common: speaking.iter().map(|it| depths.how_common(it)).collect(),
             by_depth: speaking.iter().map(|it| depths.oftener_elsewhere(it)).collect(),
@@ -156,7 +164,7 @@ impl<'a> Concepts<'a> {
         known.shown.resize(self.concepts.len(), Shown::default());
         for (&picture, shares) in pictures.iter().zip(shares) {
             for (concept, shown) in known.shown.iter_mut().enumerate() {
-                let places = shares.iter().filter(|it| SHOWN <= it[concept]).count();
+                let places = shares.iter().filter(|it| self.shown[concept] <= it[concept]).count();
                 shown.places += places;
                 shown.pictures += usize::from(0 < places);
                 shown.of += 1;

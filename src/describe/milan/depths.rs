@@ -1,6 +1,7 @@
 //! Of which units people said what, and at which depth of a network: of the network that was learnt from, and of another
-//! one. What they said is kept as the words and phrases that were said of several units, so that it can be counted of how
-//! many units anything was said that a rule of anybody's speaks of.
+//! one. What they said is kept as words and phrases that were written more than once, so that it can be counted of how many
+//! units anything was said that a rule of anybody's speaks of. A rule that asks for what is said beside a word, or for nothing
+//! else being said, is counted too often by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

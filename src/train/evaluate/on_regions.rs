@@ -72,8 +72,8 @@ impl Found {
         let around = share(units(&inside), |it| it.around[name], name);
         Found {
             units: inside.len(),
-            times_area: around.map(|it| it / area(pixels, name)),
-            times_others: anywhere(&inside).zip(anywhere(&others)).map(|(a, b)| a / b),
+            times_area: around.and_then(|it| over(it, area(pixels, name))),
+            times_others: anywhere(&inside).zip(anywhere(&others)).and_then(|(a, b)| over(a, b)),
             of_most: inside.iter().filter(|it| most.contains(it)).count(),
         }
     }
@@ -103,13 +103,15 @@ pub(super) fn on_regions(
     let mut known = regions.by_name(|it| !learnt.contains(&regions.picture(it)));
     known.retain(|name, _| misplaced.iter().all(|it| it.name != *name));
     // Of each policy the regions that it speaks of.
-    let spoken_of = |policy: &Policy| -> Vec<usize> {
+    let spoken_of = |policy: &Policy| -> (Vec<String>, Vec<Vec<usize>>) {
         let concepts = ruling::concepts(policy);
         let speaks = |name: &str| concepts.iter().any(|it| (it.speaks)(name));
-        known.iter().filter(|(name, _)| speaks(name)).flat_map(|(_, it)| it.clone()).collect()
+        let spoken = known.iter().filter(|(name, _)| speaks(name));
+        spoken.map(|(name, it)| ((*name).to_owned(), it.clone())).unzip()
     };
+    let spoken: Vec<(Vec<String>, Vec<Vec<usize>>)> = policies.iter().map(spoken_of).collect();
     let own: Vec<(&str, Vec<usize>)> =
-        policies.iter().map(|it| (it.name.as_str(), spoken_of(it))).collect();
+        policies.iter().zip(&spoken).map(|(it, of)| (it.name.as_str(), of.1.concat())).collect();
     if own.iter().all(|it| it.1.is_empty()) {
         return Ok(vec![]);
     }
@@ -130,16 +132,13 @@ pub(super) fn on_regions(
     let (network, sites) = (&audited.subject.model.network, &audited.exemplars.sites);
     let shape = (own.len(), 1);
     let pixels = Pixels::count(network, &probe, sites, &places, shape, progress)?.swap_remove(0);
-    let row = |(at, (policy, (_, own))): (usize, (&Policy, &(&str, Vec<usize>)))| {
-        let mut names: Vec<String> = own.iter().flat_map(|it| regions.names[*it].clone()).collect();
-        names.sort();
-        names.dedup();
+    let row = |(at, (policy, (names, _))): (usize, (&Policy, &(Vec<String>, _)))| {
         let most = most(&pixels.units, at);
         let probabilities = audited.probabilities(policy);
         let found = |least| Found::new(&probabilities, least, &pixels, &most, at);
         OnRegions {
             policy: policy.name.clone(),
-            names,
+            names: names.clone(),
             pictures: places.iter().filter(|it| it.contains_key(&at)).count(),
             area: area(&pixels, at),
             units: pixels.units.len(),
@@ -148,7 +147,7 @@ pub(super) fn on_regions(
             possible: found(Certainty::Possible),
         }
     };
-    let rows = policies.iter().zip(&own).enumerate().filter(|it| !it.1.1.1.is_empty());
+    let rows = policies.iter().zip(&spoken).enumerate().filter(|it| !it.1.1.0.is_empty());
     Ok(rows.map(row).collect())
 }
 
@@ -231,9 +230,14 @@ fn rule(policy: &Policy, name: &str) -> String {
 /// The units that fire [most](MOST) within the regions of a name.
 fn most(units: &[UnitPixels], name: usize) -> BTreeSet<usize> {
     let within = |unit: &usize| share([&units[*unit]], |it| it.all, name).unwrap_or_default();
-    let mut order: Vec<usize> = (0..units.len()).collect();
+    let mut order: Vec<usize> = (0..units.len()).filter(|it| 0. < within(it)).collect();
     order.sort_by(|a, b| within(b).total_cmp(&within(a)));
     order.into_iter().take(units.len().div_ceil(MOST)).collect()
+}
+
+/// A quotient, where there is one.
+fn over(a: f64, b: f64) -> Option<f64> {
+    (0. < b).then(|| a / b)
 }
 
 /// The share of the pictures of a name that its regions cover.
