@@ -456,7 +456,7 @@ fn is_colorful() -> bool {
         && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
 }
 
-/// Says the last line of a run on stderr.
+/// Says a line on stderr: the last one of a run, or a warning.
 #[allow(clippy::print_stderr)] // This is where the programs speak.
 pub fn say(line: &str) {
     eprintln!("{line}");

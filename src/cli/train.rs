@@ -264,7 +264,7 @@ fn describer(it: Describer) -> anyhow::Result<()> {
     };
     let trained = describer::train(&config, &|stage, done, all| bars.show(stage, done, all))?;
     for it in &trained.left_out {
-        eprintln!("warning: {it}; do they lie on other pictures? It was not learnt");
+        cli::say(&format!("warning: {it}; do they lie on other pictures? It was not learnt"));
     }
     cli::print(&format!("wrote {}\n", trained.file.display()))
 }
