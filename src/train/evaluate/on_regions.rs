@@ -35,7 +35,7 @@ pub struct OnRegions {
     pub pictures: usize,
     /// The share of those pictures that the regions cover, 0..=1.
     pub area: f64,
-    /// Units of the network, and the [hundredth](MOST) of them of which the greatest share is within such regions of all that
+    /// Units of the network, and the hundredth of them of which the greatest share is within such regions of all that
     /// they fire in pictures with regions of any name.
     pub units: usize,
     pub units_most: usize,
