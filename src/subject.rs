@@ -35,6 +35,23 @@ pub struct Source {
     pub scratch: PathBuf,
 }
 
+impl Source {
+    /// A model and pictures of this machine, looked at on the CPU.
+    pub fn local(model: &str, data: &str, scratch: &Path) -> Source {
+        Source {
+            model: model.to_owned(),
+            arch: None,
+            data: Some(data.to_owned()),
+            classes: None,
+            offline: true,
+            cache: None,
+            device: Device::Cpu,
+            exact: false,
+            scratch: scratch.to_owned(),
+        }
+    }
+}
+
 /// An opened model with its pictures.
 pub struct Subject {
     pub source: Source,

@@ -234,16 +234,8 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<Trained>
         seen,
         tensors,
     };
-    let around = config.source.around(choose, "places", &looker, progress)?;
-    let references = reference_networks::all(&config.source, &looker, progress)?;
-    let evidence = Evidence {
-        material: &material,
-        around: &around,
-        references: &references,
-        teacher: &config.sentence_encoder,
-        sentences: Refit::Anew,
-    };
-    calibrate(&mut contents, &evidence, progress)?;
+    let rest = (&config.source, config.sentence_encoder.as_path());
+    fit(&mut contents, &material, rest, Refit::Anew, &looker, progress)?;
     let file = config.out.join("milan.safetensors");
     checkpoint::write(&file, &contents)?;
     let card = card(&contents, &material, &names, &left_out, config);
@@ -292,17 +284,25 @@ pub fn calibrated(config: &Calibration, progress: Progress<'_>) -> anyhow::Resul
     let depths = depths(&phrases, &contents.words, learn, n_sites, &elsewhere);
     contents.phrases = serde_json::to_string(&phrases)?;
     contents.depths = serde_json::to_string(&depths)?;
-    let around = config.source.around(&material.choose, "places", &looker, progress)?;
-    let references = reference_networks::all(&config.source, &looker, progress)?;
-    let evidence = Evidence {
-        material: &material,
-        around: &around,
-        references: &references,
-        teacher: &config.sentence_encoder,
-        sentences: config.sentences,
-    };
-    calibrate(&mut contents, &evidence, progress)?;
+    let rest = (&config.source, config.sentence_encoder.as_path());
+    fit(&mut contents, &material, rest, config.sentences, &looker, progress)?;
     checkpoint::write(&config.out, &contents)
+}
+
+/// Fits what is fitted, by the units that choose and by those of the reference networks.
+fn fit(
+    contents: &mut Contents,
+    material: &Material,
+    (source, teacher): (&Source, &Path),
+    sentences: Refit,
+    looker: &Looker<'_>,
+    progress: Progress<'_>,
+) -> anyhow::Result<()> {
+    let around = source.around(&material.choose, "places", looker, progress)?;
+    let references = reference_networks::all(source, looker, progress)?;
+    let evidence =
+        Evidence { material, around: &around, references: &references, teacher, sentences };
+    calibrate(contents, &evidence, progress)
 }
 
 /// What a stage's inputs say of the device it is trained on. A GPU sums in another order, and not always in the same,
@@ -355,9 +355,7 @@ fn named(
     let texts: Vec<&str> = names.keys().copied().collect();
     let own = |site: usize, rows: &[usize]| standard(&seen[site].features(rows)?)?.squeeze(1);
     let beside = |of: &Vec<usize>| {
-        let of: BTreeSet<usize> = of.iter().copied().collect();
-        let rows = 0..regions.beside_of.len();
-        let rows: Vec<usize> = rows.filter(|it| of.contains(&regions.beside_of[*it])).collect();
+        let rows = regions.beside_rows(of);
         (!rows.is_empty()).then(|| own(1, &rows)).transpose()
     };
     let features = names.values().map(|it| own(0, it)).collect::<candle_core::Result<_>>()?;

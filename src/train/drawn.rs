@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -96,17 +95,7 @@ pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Drawn
 /// Everything to audit a model with a describer, in memory.
 fn audit(config: &Config, model: &str, data: &str, describer: Describer, scratch: &Path) -> Audit {
     Audit {
-        source: Source {
-            model: model.to_owned(),
-            arch: None,
-            data: Some(data.to_owned()),
-            classes: None,
-            offline: true,
-            cache: None,
-            device: Device::Cpu,
-            exact: false,
-            scratch: scratch.to_owned(),
-        },
+        source: Source::local(model, data, scratch),
         layers: vec![],
         how: How { describer, compat: false, sentence_encoder: None },
         asked: Default::default(),

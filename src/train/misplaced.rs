@@ -4,7 +4,7 @@
 //! What is inside the regions of a name must differ from what is beside them in the same pictures, and in the same way
 //! in pictures that were not looked at. Where it does not, the name teaches, and measures, nothing.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use candle_core::Tensor;
@@ -71,34 +71,30 @@ pub fn misplaced(
     if data::is_drawn(&regions.source) {
         return Ok(vec![]);
     }
-    let features = |site: usize, rows: &[usize]| {
-        milan::standard(&seen[site].features(rows)?, mean, std)?.squeeze(1)?.to_vec2::<f32>()
+    let features = |site: usize, rows: &[usize]| match rows {
+        [] => Ok(vec![]),
+        _ => milan::standard(&seen[site].features(rows)?, mean, std)?.squeeze(1)?.to_vec2::<f32>(),
     };
-    let mut beside = BTreeMap::<usize, Vec<usize>>::new();
-    for (row, region) in regions.beside_of.iter().enumerate() {
-        beside.entry(*region).or_default().push(row);
-    }
     let mut found = vec![];
     for (name, own) in regions.by_name(keep) {
         if own.len() < LEAST_REGIONS {
             continue;
         }
-        let (mut inside, mut outside) = ([vec![], vec![]], [vec![], vec![]]);
-        let mut pictures: Vec<usize> = own.iter().map(|it| regions.picture(*it)).collect();
-        pictures.sort_unstable();
-        pictures.dedup();
-        for region in own.iter().copied() {
-            let half = pictures.partition_point(|it| *it < regions.picture(region)) % 2;
-            inside[half].extend(features(0, &[region])?);
-            if let Some(rows) = beside.get(&region) {
-                outside[half].extend(features(1, rows)?);
-            }
+        let pictures: BTreeSet<usize> = own.iter().map(|it| regions.picture(*it)).collect();
+        let second: BTreeSet<usize> = pictures.into_iter().skip(1).step_by(2).collect();
+        let (first, second): (Vec<usize>, Vec<usize>) =
+            own.iter().partition(|it| !second.contains(&regions.picture(**it)));
+        let halves = [first, second];
+        let mut inside = vec![];
+        let mut outside = vec![];
+        for half in &halves {
+            inside.push(features(0, half)?);
+            outside.push(features(1, &regions.beside_rows(half))?);
         }
         if outside.iter().any(|it| it.len() < LEAST_REGIONS / 2) {
             continue;
         }
-        let halves = [(0, 1), (1, 0)];
-        let told = halves
+        let told = [(0, 1), (1, 0)]
             .map(|(from, to)| told([&inside[from], &outside[from]], [&inside[to], &outside[to]]));
         if let [Some(a), Some(b)] = told
             && (a + b) / 2. < LEAST_TOLD
@@ -135,8 +131,8 @@ mod tests {
     use super::*;
     use crate::data::scenes::Scenes;
 
-    /// Whether "letters" are misplaced where what is seen of a region is how light its picture is there, the pictures
-    /// being `moved` on.
+    /// Whether "letters" are misplaced where what is seen of a region is how much is written there, in a picture so many
+    /// further on.
     fn is_misplaced(moved: usize) -> bool {
         let scenes: Scenes = "demo:120:5:mixed".parse().unwrap();
         let mut regions = Regions::named("demo:120:5:mixed").unwrap();

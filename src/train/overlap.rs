@@ -14,11 +14,10 @@ use super::features::Looker;
 use super::firing::{Pixels, places};
 use super::measures::{auroc, average_precision, mean};
 use super::misplaced::{self, Misplaced, misplaced};
-use super::regions::Regions;
+use super::regions::{Regions, under_masks};
 use super::source::Source;
 use crate::Progress;
 use crate::data::Preprocess;
-use crate::data::preprocess::Resize;
 use crate::describe::milan::Milan;
 use crate::describe::milan::critic::{mean_score, texts_of, units_of};
 use crate::describe::milan::look::{Pictures, Seen};
@@ -89,11 +88,8 @@ pub fn overlap(
     progress: Progress<'_>,
 ) -> anyhow::Result<Overlaps> {
     let regions = Regions::named(&against.regions)?;
-    let seen_pictures: BTreeSet<usize> = (0..regions.keys.len())
-        .filter(|&it| milan.seen.contains(&regions.keys[it]))
-        .map(|it| regions.picture(it))
-        .collect();
-    let names = regions.by_name(|it| !seen_pictures.contains(&regions.picture(it)));
+    let learnt = regions.pictures_learnt(&milan.seen);
+    let names = regions.by_name(|it| !learnt.contains(&regions.picture(it)));
     let ids: BTreeSet<usize> = names.values().flatten().map(|it| regions.picture(*it)).collect();
     let mut names: Vec<(&str, Vec<usize>)> =
         names.into_iter().filter(|(_, places)| LEAST_REGIONS <= places.len()).collect();
@@ -113,7 +109,7 @@ pub fn overlap(
     let (mut dataset, digest, own) = regions.pictures(source)?;
     let pictures = Pictures { dataset: &dataset, preprocess: &own };
     let inside = misplaced::look(&regions, "regions", &digest, looker, &pictures, progress)?;
-    let is_unseen = |it: usize| !seen_pictures.contains(&regions.picture(it));
+    let is_unseen = |it: usize| !learnt.contains(&regions.picture(it));
     let misplaced = misplaced(&regions, is_unseen, &inside, milan.moments())?;
     names.retain(|(name, _)| misplaced.iter().all(|it| it.name != *name));
     if names.is_empty() {
@@ -127,10 +123,7 @@ pub fn overlap(
     let weights = Weights::open(&against.network)?;
     let model = Model::load(&weights, None, &Device::Cpu)?;
     let sites = subject::sites(model.graph(), &against.layers)?;
-    let mut preprocess = Preprocess::of(&model.arch);
-    if let Resize::Exact(_) = own.resize {
-        preprocess.resize = Resize::Exact(preprocess.crop); // Masks lie on the whole picture.
-    }
+    let preprocess = under_masks(&Preprocess::of(&model.arch), &own);
     let probe = Probe { dataset, preprocess };
     let spread = Some(0);
     let settings = Settings {
@@ -190,8 +183,7 @@ fn told(
     own: &[usize],
     inside: &[Seen],
 ) -> anyhow::Result<Option<f64>> {
-    let is_beside = |row: &usize| own.contains(&regions.beside_of[*row]);
-    let beside: Vec<usize> = (0..regions.beside_of.len()).filter(is_beside).collect();
+    let beside = regions.beside_rows(own);
     let text = texts_of(&milan.critics, &milan.encode(&[name])?)?;
     let score = |site: usize, rows: &[usize]| -> anyhow::Result<Vec<f32>> {
         if rows.is_empty() {

@@ -1,11 +1,9 @@
 //! Networks of whose units it is known, without asking anybody, what can be said: what is drawn where the units of the
-//! demo's classifier fire, what planted units were made for, and nothing in particular of units that learnt nothing. They teach how probable findings are, beside the units that people described, which are all of one network
-//! that learnt well.
+//! demo's classifier fire, what planted units were made for, and nothing in particular of units that learnt nothing. They
+//! teach how probable findings are, beside the units that people described, which are all of one network that learnt well.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-
-use candle_core::Device;
 
 use super::annotations::Annotated;
 use super::classifier::untrained;
@@ -36,7 +34,7 @@ impl ReferenceNetwork {
     }
 }
 
-/// Of the units of each layer so many are passed over for one that is taken: there are to be fewer than people described.
+/// Of each layer the first of every so many units is taken: there are to be fewer than people described.
 const EVERY: usize = 4;
 /// Pictures that no describer learns from: of a seed of their own.
 const DRAWN: &str = "demo:300:13:mixed";
@@ -105,17 +103,8 @@ impl Opening<'_> {
         progress: Progress<'_>,
     ) -> anyhow::Result<ReferenceNetwork> {
         let Opening { name, looker, .. } = *self;
-        let subject = subject::open(&subject::Source {
-            model: self.model.clone(),
-            arch: None,
-            data: Some(self.data.clone()),
-            classes: None,
-            offline: true,
-            cache: None,
-            device: Device::Cpu,
-            exact: false,
-            scratch: self.scratch.to_owned(),
-        })?;
+        let local = subject::Source::local(&self.model, &self.data, self.scratch);
+        let subject = subject::open(&local)?;
         let sites = subject.model.graph().default_sites();
         let settings = Settings {
             batch_size: BATCH,

@@ -1,7 +1,7 @@
 //! Regions of pictures whose names are known: they teach the critic what things are called, and tell where
 //! a unit ought to fire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -10,6 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::annotations::{columns, part};
 use super::source::{self, Source};
+use crate::data::preprocess::Resize;
 use crate::data::scenes::{self, Scenes};
 use crate::data::{self, Dataset, Preprocess};
 use crate::exemplars::{SiteExemplars, mask};
@@ -166,6 +167,18 @@ impl Regions {
         part(&self.picture(region).to_string(), 2) == 0
     }
 
+    /// The pictures of regions that a describer learnt from, by the keys of what it saw.
+    pub fn pictures_learnt(&self, seen: &BTreeSet<String>) -> BTreeSet<usize> {
+        let learnt = (0..self.keys.len()).filter(|&it| seen.contains(&self.keys[it]));
+        learnt.map(|it| self.picture(it)).collect()
+    }
+
+    /// The places of what is [beside](Regions::beside) some regions.
+    pub fn beside_rows(&self, regions: &[usize]) -> Vec<usize> {
+        let regions: BTreeSet<usize> = regions.iter().copied().collect();
+        (0..self.beside_of.len()).filter(|&it| regions.contains(&self.beside_of[it])).collect()
+    }
+
     /// The keys of the regions that are there to learn from.
     pub fn learnt_keys(&self) -> Vec<String> {
         let learnt = (0..self.keys.len()).filter(|&it| self.is_to_learn(it));
@@ -180,6 +193,16 @@ impl Regions {
         }
         names
     }
+}
+
+/// How a network's pictures lie under masks: on the crop that it sees, or, where masks lie on whole pictures, as they do
+/// for `masks`, whole.
+pub fn under_masks(network: &Preprocess, masks: &Preprocess) -> Preprocess {
+    let mut preprocess = network.clone();
+    if let Resize::Exact(_) = masks.resize {
+        preprocess.resize = Resize::Exact(preprocess.crop);
+    }
+    preprocess
 }
 
 /// Masks `(regions, side, side)`, of pictures each, as units with one exemplar.

@@ -3,8 +3,9 @@
 //! The critics say how probable each phrase is of a unit's exemplars; the share of those that speak of the concept is
 //! what everything rests on. It is compared with that of the network's other units, and, region by region, with that of
 //! places all over the same pictures: a unit that fires on edges fires on letters, too, and on much else. From these,
-//! from how often people say it at all and from the unit's own readings a logistic regression that was fitted to units
-//! that training did not see gives the probability.
+//! from how often people say it at all, from how much the network's units differ in it and from the unit's own readings a
+//! logistic regression gives the probability; it was fitted to units that training did not see, to made-up ones and to those
+//! of networks of which the truth is known.
 //!
 //! People name things at other depths of one network than of the next: text often at the first layers of a ResNet-152, and
 //! hardly ever at those of AlexNet. An unknown network is taken to lie halfway between the two.

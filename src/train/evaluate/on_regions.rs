@@ -4,11 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use candle_core::Device;
 use serde::Serialize;
 
 use crate::Progress;
-use crate::data::preprocess::Resize;
 use crate::describe::milan::Milan;
 use crate::describe::milan::look::Pictures;
 use crate::describe::{self, Concept, Describer, How};
@@ -21,7 +19,7 @@ use crate::subject::{self, Subject};
 use crate::train::firing::{Pixels, UnitPixels, places};
 use crate::train::misplaced::Misplaced;
 use crate::train::overlap::Against;
-use crate::train::regions::Regions;
+use crate::train::regions::{Regions, under_masks};
 use crate::train::source::Source;
 use crate::unit::Description;
 use crate::usage;
@@ -96,10 +94,7 @@ pub(super) fn on_regions(
     let regions = Regions::named(&against.regions)?;
     let policies = names.iter().map(|it| policy::load(it, false));
     let policies = policies.collect::<anyhow::Result<Vec<Policy>>>()?;
-    let learnt: BTreeSet<usize> = (0..regions.keys.len())
-        .filter(|&it| milan.seen.contains(&regions.keys[it]))
-        .map(|it| regions.picture(it))
-        .collect();
+    let learnt = regions.pictures_learnt(&milan.seen);
     let mut known = regions.by_name(|it| !learnt.contains(&regions.picture(it)));
     known.retain(|name, _| misplaced.iter().all(|it| it.name != *name));
     // Of each policy the regions that it speaks of.
@@ -123,10 +118,7 @@ pub(super) fn on_regions(
     dataset
         .only(&ids)
         .map_err(|id| usage!("the regions speak of picture {id}, which is not there"))?;
-    let mut preprocess = audited.subject.probe.preprocess.clone();
-    if let Resize::Exact(_) = geometry.resize {
-        preprocess.resize = Resize::Exact(preprocess.crop); // Masks lie on the whole picture.
-    }
+    let preprocess = under_masks(&audited.subject.probe.preprocess, &geometry);
     let probe = Probe { dataset, preprocess };
     let places = places(&regions, &ids, &own);
     let (network, sites) = (&audited.subject.model.network, &audited.exemplars.sites);
@@ -166,17 +158,9 @@ impl Audited {
         describer: Option<&Path>,
         progress: Progress<'_>,
     ) -> anyhow::Result<Audited> {
-        let subject = subject::open(&subject::Source {
-            model: against.network.display().to_string(),
-            arch: None,
-            data: Some(data.to_owned()),
-            classes: None,
-            offline: true,
-            cache: None,
-            device: Device::Cpu,
-            exact: false,
-            scratch: std::env::temp_dir(),
-        })?;
+        let network = against.network.display().to_string();
+        let local = subject::Source::local(&network, data, &std::env::temp_dir());
+        let subject = subject::open(&local)?;
         let graph = subject.model.graph();
         let sites = subject::sites(graph, &against.layers)?;
         let settings = Settings {
