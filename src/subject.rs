@@ -74,7 +74,10 @@ pub fn open(source: &Source) -> anyhow::Result<Subject> {
         (None, Some(_)) => hub::resolve(&source.model, source.offline, source.cache.as_deref())?,
         (None, None) => PathBuf::from(&source.model),
     };
-    let weights = Weights::open(&path)?;
+    let weights = Weights::open(&path).map_err(|error| match path.exists() {
+        true => error,
+        false => usage!("{error:#}; a model of the Hub is named hf:ORG/NAME"),
+    })?;
     let mut model = Model::load(&weights, source.arch.as_deref(), &source.device)?;
     model.network = model.network.computed(Compute::exact(source.exact));
     let config = weights.config()?;

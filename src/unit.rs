@@ -100,17 +100,14 @@ pub struct Judgement {
     pub probability: f32,
     /// The share of all that the critics expect people to say of the exemplars that speaks of it, 0..=1.
     pub expected: f32,
-    /// The mean of `expected` over all units of the network.
+    /// The geometric mean of `expected` over all units of the layers looked at.
     pub network: f32,
-    /// How much those units differ in it: the standard deviation of its logarithm.
-    #[serde(default)]
-    pub spread: f32,
     /// The same of each exemplar's region alone, on the average.
     pub firing: f32,
     /// The same of places all over the exemplars' pictures, on the average.
     pub elsewhere: f32,
-    /// How much oftener people name it at this depth of another network than of the one that was learnt from, as a
-    /// factor of the odds.
+    /// How much oftener people name it at this depth of another network than of the one that was learnt from, beyond how
+    /// much oftener they do of deep layers, as a factor of the odds: 1 of deep layers.
     pub depth: f32,
     /// The confidence of the surest reading that speaks of it, 0..=1; 0 where none does.
     pub said: f32,

@@ -9,7 +9,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use super::{Bars, Policing, Shared};
 use crate::audit;
 use crate::demo;
+use crate::describe::Describer;
 use crate::edit::choose::Order;
+use crate::policy::presets;
 use crate::revise::{self, Config, Selection};
 use crate::unit::Unit;
 use crate::{cli, usage};
@@ -165,6 +167,16 @@ fn run(mut cli: Cli) -> anyhow::Result<(u8, String)> {
         seed: shared.seed,
         out: if shared.dry_run { None } else { Some(shared.out()) },
     };
+    if let (Selection::Matching(words), Describer::Milan(_), false) =
+        (&config.selection, &shared.describer, shared.quiet)
+        && let [word] = words.as_slice()
+        && presets::PRESETS.iter().any(|it| it.name == word)
+    {
+        cli::say(&format!(
+            "--delete-matching {word} goes by that word in the descriptions, by stem; --policy {word} goes by what the units' \
+             exemplars show"
+        ));
+    }
     let report = revise::revise(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::publish(shared, &report, false)?;
     Ok((report.exit_code, audit::why(&report)))
@@ -201,7 +213,9 @@ fn selection(cli: &Cli) -> anyhow::Result<Selection> {
     let words = cli.delete_matching.iter().flat_map(|it| it.split(',')).map(str::trim);
     let words: Vec<String> = words.filter(|it| !it.is_empty()).map(str::to_owned).collect();
     if !cli.delete_matching.is_empty() && words.is_empty() {
-        return Err(usage!("--delete-matching wants at least one word"));
+        return Err(usage!(
+            "--delete-matching wants at least one word, such as --delete-matching text"
+        ));
     }
     if !words.is_empty() {
         return Ok(Selection::Matching(words));

@@ -340,7 +340,13 @@ fn explain_unit(
     let rule = rule_of(&policy, id)?;
     let facts = report.units.iter().find(|it| it.layer == unit.site && it.unit == unit.channel);
     let facts = facts.ok_or_else(|| {
-        usage!("{} has no unit {unit}; its layers are {}", path.display(), layers(&report))
+        let units = match report.layers.iter().find(|it| it.name == unit.site) {
+            Some(layer) if 0 < layer.units => {
+                format!("those of {} are 0 to {}", layer.name, layer.units - 1)
+            }
+            _ => format!("its layers are {}", layers(&report)),
+        };
+        usage!("{} has no unit {unit}; {units}", path.display())
     })?;
     let texts = facts.readings.iter().map(|it| it.text.as_str());
     let similar = similarities(&policy, how, texts)?;
@@ -382,12 +388,14 @@ fn explained(policy: &Policy, rule: &Rule, facts: &UnitFacts, similar: &Similari
     for Reading { text: said, confidence } in &facts.readings {
         if *confidence < rule.scope.min_confidence {
             let min = rule.scope.min_confidence;
-            text += &format!("  \"{said}\" ({confidence:.2}) is not looked at: below {min:.2}\n");
+            text += &format!(
+                "  \"{said}\" (confidence {confidence:.2}) is not looked at: below {min:.2}\n"
+            );
             continue;
         }
         let trace = rule.matcher.trace(said, similar);
         let answer = if trace.found.is_some() { "matches" } else { "does not match" };
-        text += &format!("  \"{said}\" ({confidence:.2}) {answer}\n{}", tried(&trace));
+        text += &format!("  \"{said}\" (confidence {confidence:.2}) {answer}\n{}", tried(&trace));
     }
     if let Some(judgement) = rule.judgement(&description) {
         let probability = judgement.probability;
@@ -396,7 +404,7 @@ fn explained(policy: &Policy, rule: &Rule, facts: &UnitFacts, similar: &Similari
             None => "improbable".to_owned(),
         };
         text += &format!(
-            "  that somebody who looks at its exemplars says so: {probability:.2}, {certainty}\n"
+            "  that at least one of three people who look at its exemplars says so has the probability {probability:.2}: {certainty}\n"
         );
         for reason in report::reasons(judgement) {
             text += &format!("    {reason}\n");

@@ -19,9 +19,13 @@ const ENDINGS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "jfif"];
 /// their names otherwise. Pictures that lie in the folder itself have no labels.
 pub fn open(path: &Path, classes: &[String]) -> anyhow::Result<Dataset> {
     if !path.is_dir() {
-        let what = if path.exists() { "is no folder" } else { "is not there" };
+        let what = match path.as_os_str().is_empty() {
+            true => "an empty name names no folder",
+            false if path.exists() => " is no folder",
+            false => " is not there",
+        };
         return Err(usage!(
-            "{} {what}; --data wants a folder of class folders, or of pictures with a metadata.csv",
+            "{}{what}; --data wants a folder of class folders, or of pictures with a metadata.csv",
             path.display()
         ));
     }

@@ -323,10 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_key_is_told_its_whole() {
+        check(
+            &format!("version = 2\n{RULE}"),
+            &["p.toml:1:1: unknown key `version` in the policy; did you mean `policy-version`?"],
+        );
+    }
+
+    #[test]
     fn broken_toml_and_missing_keys_have_their_place() {
         let error = parse("policy-version = 1\nname = \"x\n", "p.toml").unwrap_err();
         let mistakes = error.downcast_ref::<Mistakes>().unwrap().to_string();
         assert!(mistakes.contains("p.toml:2:"), "{mistakes}");
+        // What else is wrong is but a consequence.
+        check(
+            "policy-version = 1\nname = \"x\"\n[[rule]\nid = \"a\"\n",
+            &["p.toml:3:8: unclosed array table, expected `]`"],
+        );
         check(
             "name = \"x\"\n",
             &[

@@ -7,7 +7,7 @@ pub(crate) fn reasons(it: &Judgement) -> Vec<String> {
     let percent = |it: f32| format!("{:.0} %", 100. * it);
     let times = |a: f32, b: f32| a / b.max(1e-3);
     let mut reasons = vec![format!(
-        "{} of what is expected to be said of its exemplars speaks of it ({} on the average of the network)",
+        "{} of what is expected to be said of its exemplars speaks of it ({} of the typical unit of the network)",
         percent(it.expected),
         percent(it.network)
     )];

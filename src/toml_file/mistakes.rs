@@ -24,6 +24,9 @@ pub struct Mistake {
     pub instead: Option<String>,
 }
 
+/// The code of mistakes of syntax.
+pub(super) const SYNTAX: &str = "syntax";
+
 /// A range that can be ordered.
 pub type Range2 = (usize, usize);
 
@@ -36,7 +39,14 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    pub fn add(&mut self, path: &str, text: &str, found: Vec<Mistake>) {
+    /// Where a file's syntax is wrong, keys out of place behind it and what the file as a whole lacks are but a consequence,
+    /// and left out.
+    pub fn add(&mut self, path: &str, text: &str, mut found: Vec<Mistake>) {
+        let first = found.iter().filter(|it| it.code == SYNTAX).map(|it| it.span.0).min();
+        if let Some(first) = first {
+            let is_out_of_place = |it: &Mistake| it.code == "unknown-key" && first < it.span.0;
+            found.retain(|it| it.code == SYNTAX || !is_out_of_place(it) && it.span != (0, 0));
+        }
         if !found.is_empty() {
             self.sources.insert(path.to_owned(), text.to_owned());
         }

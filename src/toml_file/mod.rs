@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> (Spanned<Table<'_>>, Walker) {
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut walker = Walker::default();
     for error in syntax {
-        walker.mistake("syntax", error.span().unwrap_or(0..0), error.message().to_owned());
+        walker.mistake(mistakes::SYNTAX, error.span().unwrap_or(0..0), error.message().to_owned());
     }
     (table, walker)
 }
@@ -197,8 +197,12 @@ fn a_kind(value: &Value<'_>) -> String {
     }
 }
 
-/// The known name that a misspelt one is most like, if it is like any.
+/// The only known name that a misspelt one is a part of, or else the one that it is most like, if it is like any.
 pub fn closest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    let has_it = |it: &&&str| it.split('-').any(|part| part == found);
+    if let (Some(name), 1) = (known.iter().find(has_it), known.iter().filter(has_it).count()) {
+        return Some(name);
+    }
     let alike = |name: &str| strsim::jaro_winkler(name, found);
     let best = known.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
     (0.75 < alike(best)).then_some(*best)

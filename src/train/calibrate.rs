@@ -21,9 +21,11 @@ use crate::describe::milan::phrases::n_words;
 use crate::describe::milan::{self, Milan, confidence_terms, evidence_terms, mean_of};
 use crate::unit::{Judgement, Reading};
 
-/// For so many units one that fires on nothing in particular, and of which no sentence is right; the units of the reference
-/// networks count as many together.
+/// For so many units one that fires on nothing in particular, and of which no sentence is right.
 const NOISE: usize = 10;
+/// What made-up units weigh together where findings are fitted, as a share of the units that people described; those of
+/// the reference networks weigh as much again.
+const MADE_UP_SHARE: f64 = 0.05;
 
 /// What calibrating rests on.
 pub struct Evidence<'a> {
@@ -210,13 +212,18 @@ fn fit_concept(
     let people = Subjects { seen, units: choose, around: evidence.around };
     let judge = Judge::new(&known, people)?;
     learn(judge.units(people, &readings(candidates, people)), choose, 1.);
-    learn(judge.noise(&noise(&gathered(seen, choose)?)?)?, &[], 1.);
-    let n_references: usize = evidence.references.iter().map(|it| it.subjects().units.len()).sum();
-    let count = (choose.len() / NOISE) as f64 / n_references.max(1) as f64;
+    let counts_for = |n: usize| MADE_UP_SHARE * choose.len() as f64 / n.max(1) as f64;
+    let of_many = noise(&gathered(seen, choose)?)?;
+    let noise_candidates = composer.candidates(&milan.perceive(&of_many)?)?;
+    let judged = judge.noise(&of_many, &readings(&noise_candidates, people))?;
+    let count = counts_for(judged.len());
+    learn(judged, &[], count);
+    let n_references = evidence.references.iter().map(|it| it.subjects().units.len()).sum();
+    let count = counts_for(n_references);
     for network in evidence.references {
         let own = network.subjects();
-        let candidates = judge::candidates(milan, own.seen, own.units, progress)?;
-        let judged = Judge::new(&known, own)?.units(own, &readings(&candidates, own));
+        let own_candidates = judge::candidates(milan, own.seen, own.units, progress)?;
+        let judged = Judge::new(&known, own)?.units(own, &readings(&own_candidates, own));
         learn(judged, own.units, count);
     }
     Ok(Logistic::fit_counting(&xs, &ys, &counts))

@@ -69,8 +69,12 @@ impl Judge<'_> {
         subjects.units.iter().enumerate().map(unit).collect()
     }
 
-    /// The same of units that fire on nothing in particular, given as features `(units, k, features)`.
-    pub fn noise(&self, features: &Tensor) -> anyhow::Result<Vec<Vec<Judgement>>> {
+    /// The same of units that fire on nothing in particular, given as features `(units, k, features)`, and their readings.
+    pub fn noise(
+        &self,
+        features: &Tensor,
+        readings: &[Vec<Reading>],
+    ) -> anyhow::Result<Vec<Vec<Judgement>>> {
         let shares = self.known.of_features(features)?;
         let unit = |row: usize| {
             self.concepts(&Facts {
@@ -79,7 +83,7 @@ impl Judge<'_> {
                 pictures: &[],
                 places: &self.places,
                 network: &self.network,
-                readings: &[],
+                readings: &readings[row],
                 depth: 1.,
             })
         };
@@ -121,7 +125,6 @@ impl Questions {
 /// What people said by depth: of the annotated units, and of a table of another network, `network,layer,unit,description`.
 pub fn depths(
     phrases: &Phrases,
-    vocabulary: &[String],
     learn: &[Annotated],
     n_sites: usize,
     elsewhere: &[(usize, Vec<String>)],
@@ -130,7 +133,7 @@ pub fn depths(
         learn.iter().map(|it| (Depths::of_layer(it.site, n_sites), it.texts.as_slice())).collect();
     let there: Vec<(usize, &[String])> =
         elsewhere.iter().map(|(depth, texts)| (*depth, texts.as_slice())).collect();
-    Depths::gather(phrases, vocabulary, &here, &there)
+    Depths::gather(phrases, &here, &there)
 }
 
 /// Reads a table `network,layer,unit,description`: for every unit its depth, by the place of its layer among those of

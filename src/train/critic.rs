@@ -19,7 +19,8 @@ const EPOCHS: usize = 25;
 const BATCH: usize = 256;
 /// Names of each source that go with each batch.
 const NAMES: usize = 32;
-/// How many of a name's regions are those of any unit, since no unit's exemplars are pure.
+/// The share of the regions of a name, and of those beside it, that are drawn from any unit instead, since no unit's exemplars
+/// are pure.
 const STRANGE: f64 = 0.35;
 /// How much of the probability is spread over the whole batch.
 const SMOOTHING: f64 = 0.1;
@@ -52,8 +53,8 @@ impl Named {
 
 /// The weights that know the units of `judge` best, as they will be read from a file, trained on `device`. With
 /// each batch of units go some names, each a unit of which a few regions were picked. Beside each goes a unit of
-/// regions of the same pictures that do not have the name, which the name must tell from its own: other pictures differ
-/// from these in too much, and a street scene would do for the letters in it.
+/// places of the same pictures that do not have the name, which the name must tell from its own: other pictures differ
+/// from these in too much, and a street scene would do for the letters in it. Of both a [share](STRANGE) is of any unit.
 ///
 /// What is learnt from stays on the CPU, where batches are drawn and put together, the same for every device.
 pub fn train(
@@ -150,9 +151,9 @@ impl Named {
         let (n_units, k, _) = units.dims3()?;
         let n_names = n_names.min(self.features.len());
         let names = index::sample(rng, self.features.len(), n_names);
-        let mut some = |of: &Tensor, strange: f64| {
+        let mut some = |of: &Tensor| {
             let n = of.dim(0)?;
-            let region = |_| match rng.random_bool(strange) {
+            let region = |_| match rng.random_bool(STRANGE) {
                 true => units.get(rng.random_range(0..n_units))?.get(rng.random_range(0..k)),
                 false => of.get(rng.random_range(0..n)),
             };
@@ -162,8 +163,8 @@ impl Named {
         let one = |name: usize| {
             Ok(Picked {
                 sentence: self.sentences.get(name)?,
-                regions: some(&self.features[name], STRANGE)?,
-                beside: self.beside[name].as_ref().map(|it| some(it, 0.)).transpose()?,
+                regions: some(&self.features[name])?,
+                beside: self.beside[name].as_ref().map(|it| some(it)).transpose()?,
             })
         };
         names.into_iter().map(one).collect()

@@ -111,7 +111,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<Trained>
     let phrases_json = serde_json::to_string(&phrases)?;
     let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
     let vocabulary = vocabulary(&texts);
-    let depths = depths(&phrases, vocabulary.words(), learn, material.seen.len(), &elsewhere);
+    let depths = depths(&phrases, learn, material.seen.len(), &elsewhere);
     let inputs = format!(
         "{} {inputs} {} {teacher_digest} {} {}",
         env!("CARGO_PKG_VERSION"),
@@ -149,7 +149,7 @@ pub fn train(config: &Config, progress: Progress<'_>) -> anyhow::Result<Trained>
         let is_to_learn = |it: usize| regions.is_to_learn(it);
         let wrong = misplaced(regions, is_to_learn, &seen, (&mean, &std))?;
         names.push(named(regions, &wrong, &seen, standard, &sentences)?);
-        region_keys.extend(regions.learnt_keys());
+        region_keys.extend(regions.learnt_keys(|name| wrong.iter().any(|it| it.name == name)));
         region_inputs += &format!("{digest} {} {wrong:?}", regions.keys.concat());
         left_out.extend(wrong);
     }
@@ -281,7 +281,7 @@ pub fn calibrated(config: &Calibration, progress: Progress<'_>) -> anyhow::Resul
     let phrases = Phrases::gather(&texts, &|word| known.contains(word));
     let elsewhere = config.words_by_depth.as_deref().map(by_depth).transpose()?.unwrap_or_default();
     let (learn, n_sites) = (&material.learn, material.seen.len());
-    let depths = depths(&phrases, &contents.words, learn, n_sites, &elsewhere);
+    let depths = depths(&phrases, learn, n_sites, &elsewhere);
     contents.phrases = serde_json::to_string(&phrases)?;
     contents.depths = serde_json::to_string(&depths)?;
     let rest = (&config.source, config.sentence_encoder.as_path());

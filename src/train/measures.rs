@@ -148,57 +148,11 @@ pub fn average_ranks(values: &[f32]) -> Vec<f64> {
 }
 
 /// The indices of `values`, the lowest first, equal ones in the order given.
-fn ascending(values: &[f32]) -> Vec<usize> {
+pub(super) fn ascending(values: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     // Adding 0 makes −0 and 0 equal in the total order too.
     order.sort_by(|&i, &j| (values[i] + 0.).total_cmp(&(values[j] + 0.)));
     order
-}
-
-/// Claims of about the same confidence.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bin {
-    pub n: usize,
-    /// The mean confidence.
-    pub confidence: f64,
-    /// The share, 0..=1, that was true.
-    pub agreed: f64,
-}
-
-/// Confidence against truth in bins of equal count, the least confident first.
-///
-/// Where the count does not divide, the first bins hold one more, as with `numpy.array_split`;
-/// empty bins are left out. Equal confidences keep the order given, so their bin may depend on it.
-pub fn reliability(confidences: &[f32], truth: &[bool], bins: usize) -> Vec<Bin> {
-    assert_eq!(confidences.len(), truth.len());
-    let order = ascending(confidences);
-    let mut rest = &order[..];
-    let mut found = vec![];
-    for left in (1..=bins).rev() {
-        let (bin, after) = rest.split_at(rest.len().div_ceil(left));
-        rest = after;
-        if bin.is_empty() {
-            break;
-        }
-        let mean = |value: &dyn Fn(usize) -> f64| {
-            bin.iter().map(|&i| value(i)).sum::<f64>() / bin.len() as f64
-        };
-        let confidence = mean(&|i| f64::from(confidences[i]));
-        let agreed = mean(&|i| f64::from(u8::from(truth[i])));
-        found.push(Bin { n: bin.len(), confidence, agreed });
-    }
-    found
-}
-
-/// The expected calibration error, 0..=1, over bins of equal count; NaN without any claim.
-///
-/// The mean over claims of how far their bin's confidence is from the share that was true (Naeini
-/// et al. 2015; equal counts as in Nixon et al. 2019).
-pub fn calibration_error(confidences: &[f32], truth: &[bool], bins: usize) -> f64 {
-    let bins = reliability(confidences, truth, bins);
-    let n: usize = bins.iter().map(|bin| bin.n).sum();
-    let off = bins.iter().map(|bin| bin.n as f64 * (bin.confidence - bin.agreed).abs());
-    off.sum::<f64>() / n as f64
 }
 
 /// BLEU-4 over all texts together, 0..=1 (Papineni et al. 2002); 0 if any precision is 0.
@@ -390,38 +344,6 @@ mod tests {
         assert_eq!(average_precision(&[2., 2., 2., 2.], &flags(&[0, 1, 0, 0])), Some(0.25));
         assert_eq!(average_precision(&[1., 2.], &[true; 2]), Some(1.));
         assert_eq!(average_precision(&[1., 2.], &[false; 2]), None);
-    }
-
-    /// The numbers are of `numpy.array_split` over a stable sort.
-    #[test]
-    fn bins_hold_equal_counts() {
-        let confidences = [0.9, 0.1, 0.55, 0.8, 0.3, 0.7, 0.65, 0.2, 0.95, 0.5, 0.05];
-        let truth = flags(&[1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0]);
-        let found = reliability(&confidences, &truth, 4);
-        let expected = [
-            (3, 0.11666666840513547, 1. / 3.),
-            (3, 0.45000000794728595, 1. / 3.),
-            (3, 0.7166666587193807, 2. / 3.),
-            (2, 0.9249999821186066, 1.),
-        ];
-        assert_eq!(found.len(), expected.len());
-        for (bin, (n, confidence, agreed)) in found.iter().zip(expected) {
-            assert_eq!(bin.n, n);
-            near(bin.confidence, confidence);
-            near(bin.agreed, agreed);
-        }
-        near(calibration_error(&confidences, &truth, 4), 0.11818182095885278);
-    }
-
-    #[test]
-    fn bins_without_claims_are_left_out() {
-        let found = reliability(&[0.75, 0.25], &[true, false], 5);
-        let bin = |confidence, agreed| Bin { n: 1, confidence, agreed };
-        assert_eq!(found, [bin(0.25, 0.), bin(0.75, 1.)]);
-        assert_eq!(calibration_error(&[0.75, 0.25], &[true, false], 5), 0.25);
-        assert_eq!(calibration_error(&[0.5, 0.5], &[true, false], 1), 0.);
-        assert!(calibration_error(&[], &[], 5).is_nan());
-        assert!(calibration_error(&[0.5], &[true], 0).is_nan());
     }
 
     #[track_caller]

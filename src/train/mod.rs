@@ -19,6 +19,7 @@ pub mod overlap;
 pub mod params;
 pub mod reference_networks;
 pub mod regions;
+pub mod reliability;
 pub mod sentence;
 pub mod simulate;
 pub mod source;

@@ -17,7 +17,8 @@ use super::misplaced::{self, Misplaced, misplaced};
 use super::regions::{Regions, under_masks};
 use super::source::Source;
 use crate::Progress;
-use crate::data::Preprocess;
+use crate::data::scenes::Scenes;
+use crate::data::{self, Preprocess};
 use crate::describe::milan::Milan;
 use crate::describe::milan::critic::{mean_score, texts_of, units_of};
 use crate::describe::milan::look::{Pictures, Seen};
@@ -59,6 +60,17 @@ pub struct Against {
     /// The folder of the regions, or `demo:N:SEED:SPLIT`.
     pub regions: String,
     pub threads: usize,
+}
+
+impl Against {
+    /// Errs, before any long work, where the regions or the network cannot be read.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match data::is_drawn(&self.regions) {
+            true => self.regions.parse::<Scenes>().map(|_| ())?,
+            false => Regions::named(&self.regions).map(|_| ())?,
+        }
+        Weights::open(&self.network).map(|_| ())
+    }
 }
 
 /// Names with fewer regions say too little.

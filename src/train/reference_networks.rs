@@ -170,11 +170,15 @@ impl Drawn {
     }
 }
 
-/// Every word that a planted unit may be called by.
+/// What a planted unit may be called: a word of each group in every text, and every word in some text.
 fn planted_for(site: &str, row: usize) -> Option<Vec<String>> {
-    let (_, _, kind, words) = TRUTH.iter().find(|it| it.0 == site && it.1 == row)?;
-    let words = words.iter().flat_map(|group| group.iter());
-    (*kind != Kind::Dead).then(|| words.map(|it| (*it).to_owned()).collect())
+    let (_, _, kind, groups) = TRUTH.iter().find(|it| it.0 == site && it.1 == row)?;
+    let n_texts = groups.iter().map(|group| group.len()).max().unwrap_or_default();
+    let text = |at: usize| {
+        let words = groups.iter().map(|group| group[at % group.len()]);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    (*kind != Kind::Dead).then(|| (0..n_texts).map(text).collect())
 }
 
 #[cfg(test)]
@@ -219,8 +223,9 @@ mod tests {
     #[test]
     fn planted_units_are_called_what_they_were_made_for() {
         let (site, row, _, _) = TRUTH.iter().find(|it| it.2 == Kind::And).unwrap();
-        let words = planted_for(site, *row).unwrap();
-        assert!(["red", "text"].iter().all(|it| words.iter().any(|word| word == it)), "{words:?}");
+        let texts = planted_for(site, *row).unwrap();
+        assert!(texts.iter().all(|it| it.starts_with("red ")), "{texts:?}");
+        assert!(["red text", "red character"].iter().all(|it| texts.iter().any(|text| text == it)));
         assert_eq!(planted_for(site, 10_000), None);
     }
 }

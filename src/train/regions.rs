@@ -179,9 +179,12 @@ impl Regions {
         (0..self.beside_of.len()).filter(|&it| regions.contains(&self.beside_of[it])).collect()
     }
 
-    /// The keys of the regions that are there to learn from.
-    pub fn learnt_keys(&self) -> Vec<String> {
-        let learnt = (0..self.keys.len()).filter(|&it| self.is_to_learn(it));
+    /// The keys of the regions that are there to learn from and have a name that is not left out.
+    pub fn learnt_keys(&self, is_left_out: impl Fn(&str) -> bool) -> Vec<String> {
+        let is_learnt = |it: &usize| {
+            self.is_to_learn(*it) && !self.names[*it].iter().all(|name| is_left_out(name))
+        };
+        let learnt = (0..self.keys.len()).filter(is_learnt);
         learnt.map(|it| self.keys[it].clone()).collect()
     }
 
@@ -332,6 +335,13 @@ mod tests {
         // Moved across they cover what they did not; moved down they lie on themselves.
         assert_eq!(regions.beside_of, [0, 0, 1, 1, 2, 2]);
         assert_eq!(regions.beside.mask(2, 0, 2), [true, false, true, false]);
+        let learnt: Vec<usize> = (0..3).filter(|&it| regions.is_to_learn(it)).collect();
+        let keys = |left_out: &[&str]| regions.learnt_keys(|name| left_out.contains(&name));
+        let of =
+            |these: &[usize]| these.iter().map(|it| regions.keys[*it].clone()).collect::<Vec<_>>();
+        assert!(!learnt.is_empty() && keys(&[]) == of(&learnt));
+        let without_sky: Vec<usize> = learnt.into_iter().filter(|it| *it == 1).collect();
+        assert_eq!(keys(&["sky"]), of(&without_sky));
         // The same mask, name and picture.
         assert_eq!(
             (regions.keys[0] == regions.keys[2], regions.keys[0] == regions.keys[1]),

@@ -61,7 +61,7 @@ pub fn read(file: &mut File, path: &Path) -> anyhow::Result<Header> {
         return Err(malformed(
             path,
             format!(
-                "its header says it is {n_header} bytes long, the limit is {MAX_HEADER}; this is no safetensors file"
+                "this is no safetensors file: its first eight bytes would have {n_header} bytes of header follow, and no more than {MAX_HEADER} are read"
             ),
         ));
     }

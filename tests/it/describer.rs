@@ -105,7 +105,7 @@ fn a_describer_that_is_not_whole_is_refused() {
     let whole = contents();
     let mut other = whole.clone();
     other.settings.format = 7;
-    check_refused(&other, "its format is 7, and this program reads 5");
+    check_refused(&other, "its format is 7, and this program reads 6");
     let mut other = whole.clone();
     let bias = other.tensors.remove("critic.0.unit.bias").unwrap();
     check_refused(&other, "`critic.0.unit.bias` is missing");

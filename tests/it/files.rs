@@ -68,7 +68,7 @@ fn other_files_are_recognised_for_what_they_are() {
     check_refused(b"short", "it has 5 bytes; the header's length alone takes 8");
     check_refused(
         b"no safetensors at all",
-        "its header says it is 8387222449776783214 bytes long, the limit is 100000000; this is no safetensors file",
+        "this is no safetensors file: its first eight bytes would have 8387222449776783214 bytes of header follow, and no more than 100000000 are read",
     );
 }
 

@@ -44,7 +44,7 @@ error: the policy bad.toml has 1 mistake",
         at,
         &["--model", "none.safetensors", "--data", "pictures"],
         2,
-        "error: cannot open the model none.safetensors: there is no such file or folder",
+        "error: cannot open the model none.safetensors: there is no such file or folder; a model of the Hub is named hf:ORG/NAME",
     );
     check_error(
         "milan-audit",

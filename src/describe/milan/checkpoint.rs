@@ -20,7 +20,7 @@ use crate::weights::write::{self, Entry};
 use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";

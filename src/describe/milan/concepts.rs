@@ -3,9 +3,8 @@
 //! The critics say how probable each phrase is of a unit's exemplars; the share of those that speak of the concept is
 //! what everything rests on. It is compared with that of the network's other units, and, region by region, with that of
 //! places all over the same pictures: a unit that fires on edges fires on letters, too, and on much else. From these,
-//! from how often people say it at all, from how much the network's units differ in it and from the unit's own readings a
-//! logistic regression gives the probability; it was fitted to units that training did not see, to made-up ones and to those
-//! of networks of which the truth is known.
+//! from how often people say it at all and from the unit's own readings a logistic regression gives the probability; it
+//! was fitted to units that training did not see, to made-up ones and to those of networks of which the truth is known.
 //!
 //! People name things at other depths of one network than of the next: text often at the first layers of a ResNet-152, and
 //! hardly ever at those of AlexNet. An unknown network is taken to lie halfway between the two.
@@ -17,7 +16,7 @@ use rayon::prelude::*;
 
 use super::compose::Composer;
 use super::critic::units_of;
-use super::depths::{N_DEPTHS, at_depth};
+use super::depths::{HowOften, N_DEPTHS, at_depth};
 use super::look::{N_PLACES, Seen};
 use super::{Milan, alone};
 use crate::unit::{Judgement, Reading, Shown};
@@ -32,8 +31,6 @@ pub struct Concept<'a> {
 const BATCH: usize = 64;
 /// Shares below it are not told apart.
 const LEAST: f32 = 1e-3;
-/// Nor are smaller differences between the units of a network.
-const LEAST_SPREAD: f32 = 0.05;
 /// A place shows a concept when so much of what is expected to be said of it speaks of it; of concepts that few phrases
 /// speak of, when it is so many times as much as of any picture, and not too little.
 const SHOWN: f32 = 0.2;
@@ -64,12 +61,8 @@ pub struct Shares {
     firing: Vec<Vec<f32>>,
 }
 
-/// What is expected of the units of a network, for each concept.
-pub struct NetworkShares {
-    mean: Vec<f32>,
-    /// The standard deviation of the logarithms.
-    spread: Vec<f32>,
-}
+/// What is expected of the units of a network, for each concept: the [geometric mean](geometric_mean) of their shares.
+pub struct NetworkShares(Vec<f32>);
 
 /// The shares of the places of each picture that was looked at.
 #[derive(Default)]
@@ -94,8 +87,8 @@ impl<'a> Concepts<'a> {
         let values = (0..n * m).map(|at| f32::from(u8::from(speaks[at % m][at / m])));
         let table = Tensor::from_vec(values.collect::<Vec<f32>>(), (n, m), &Device::Cpu)?;
         let depths = &milan.depths;
-        let speaking: Vec<Vec<bool>> =
-            concepts.par_iter().map(|it| depths.speaking(|text| (it.speaks)(text))).collect();
+        let named = concepts.par_iter().map(|it| depths.named(|text| (it.speaks)(text)));
+        let named: Vec<HowOften> = named.collect();
         let of_any_picture = composer.unseen()?.matmul(&table)?.squeeze(0)?.to_vec1::<f32>()?;
         let shown = |share: f32| (SHOWN_TIMES * share).clamp(LEAST_SHOWN, SHOWN);
         Ok(Concepts {
@@ -104,8 +97,8 @@ impl<'a> Concepts<'a> {
             concepts,
             shown: of_any_picture.into_iter().map(shown).collect(),
             speaks: table,
-            common: speaking.iter().map(|it| depths.how_common(it)).collect(),
-            by_depth: speaking.iter().map(|it| depths.oftener_elsewhere(it)).collect(),
+            common: named.iter().map(|it| it.common).collect(),
+            by_depth: named.iter().map(|it| it.oftener_elsewhere).collect(),
             known: speaks.iter().map(|it| it.contains(&true)).collect(),
         })
     }
@@ -177,32 +170,20 @@ impl<'a> Concepts<'a> {
 
     /// What is expected of the units of all sites.
     pub fn network(&self, sites: &[Shares]) -> NetworkShares {
-        let all: Vec<&Vec<f32>> = sites.iter().flat_map(|it| &it.expected).collect();
-        let n = all.len().max(1) as f32;
-        let sum = |concept: usize, of: &dyn Fn(f32) -> f32| -> f32 {
-            all.iter().map(|it| of(it[concept])).sum()
-        };
-        let concept = |concept: usize| {
-            let ln = |it: f32| (it + LEAST).ln();
-            let mean = sum(concept, &ln) / n;
-            let variance = sum(concept, &|it| (ln(it) - mean).powi(2)) / n;
-            (sum(concept, &|it| it) / n, variance.sqrt())
-        };
-        let (mean, spread) = (0..self.concepts.len()).map(concept).unzip();
-        NetworkShares { mean, spread }
+        let units: Vec<&Vec<f32>> = sites.iter().flat_map(|it| &it.expected).collect();
+        let concept = |concept: usize| geometric_mean(units.iter().map(|it| it[concept]));
+        NetworkShares((0..self.concepts.len()).map(concept).collect())
     }
 
-    /// The judgement of one concept for one unit, whose exemplars are of `pictures`; `depth` is its layer's, 0 the first
-    /// and 1 the last.
+    /// The judgement of one concept for one unit.
     pub fn judge(&self, unit: &Facts<'_>, concept: usize) -> Judgement {
         let speaks = |it: &&Reading| (self.concepts[concept].speaks)(&it.text);
         let mut judgement = Judgement {
             probability: 0.,
             expected: unit.shares.expected[unit.row][concept],
-            network: unit.network.mean[concept],
-            spread: unit.network.spread[concept],
+            network: unit.network.0[concept],
             firing: unit.shares.firing[unit.row][concept],
-            elsewhere: self.elsewhere(unit.places, unit.pictures, concept),
+            elsewhere: unit.places.elsewhere(unit.pictures, concept),
             depth: at_depth(&self.by_depth[concept], unit.depth).exp() as f32,
             said: unit.readings.iter().filter(speaks).map(|it| it.confidence).fold(0., f32::max),
         };
@@ -217,18 +198,6 @@ impl<'a> Concepts<'a> {
         terms(judgement, self.common[concept])
     }
 
-    /// The mean shares of the places of some pictures; of all of them where none was looked at.
-    fn elsewhere(&self, places: &PlaceShares, pictures: &[usize], concept: usize) -> f32 {
-        let own: Vec<f32> =
-            pictures.iter().filter_map(|it| places.means.get(it)).map(|it| it[concept]).collect();
-        let of = if own.is_empty() {
-            places.means.values().map(|it| it[concept]).collect()
-        } else {
-            own
-        };
-        of.iter().sum::<f32>() / of.len().max(1) as f32
-    }
-
     /// Where each concept is shown, in the order of the concepts.
     pub fn shown(&self, places: &PlaceShares) -> Vec<Shown> {
         let mut shown = places.shown.clone();
@@ -237,15 +206,28 @@ impl<'a> Concepts<'a> {
     }
 }
 
+impl PlaceShares {
+    /// The mean shares of the places of some pictures; of all of them where none was looked at.
+    fn elsewhere(&self, pictures: &[usize], concept: usize) -> f32 {
+        let own: Vec<f32> =
+            pictures.iter().filter_map(|it| self.means.get(it)).map(|it| it[concept]).collect();
+        let of =
+            if own.is_empty() { self.means.values().map(|it| it[concept]).collect() } else { own };
+        of.iter().sum::<f32>() / of.len().max(1) as f32
+    }
+}
+
 /// All that a judgement of one unit rests on.
 pub struct Facts<'a> {
     pub shares: &'a Shares,
     /// The unit's place in its site.
     pub row: usize,
+    /// Of its exemplars.
     pub pictures: &'a [usize],
     pub places: &'a PlaceShares,
     pub network: &'a NetworkShares,
     pub readings: &'a [Reading],
+    /// Of its layer, 0 being the first and 1 the last.
     pub depth: f32,
 }
 
@@ -253,15 +235,24 @@ pub struct Facts<'a> {
 const HALFWAY: f64 = 0.5;
 
 /// How far what is expected is above what is expected of other units of the network, and what the firing places show above
-/// others of the same pictures, in logarithms; the log odds of people's saying it at all; what the readings say; and how
-/// much the units of the network differ in it, as those of one that learnt nothing hardly do.
+/// others of the same pictures, in logarithms; the log odds of people's saying it at all; and what the readings say.
 fn terms(it: &Judgement, common: f32) -> Vec<f64> {
     let ln = |it: f32| f64::from((it + LEAST).ln());
     let network = ln(it.expected) - ln(it.network);
     let selectivity = ln(it.firing) - ln(it.elsewhere);
     let common = ln(common) - ln(1. - common);
-    let spread = f64::from((it.spread + LEAST_SPREAD).ln());
-    vec![network, selectivity, common, f64::from(it.said), spread]
+    vec![network, selectivity, common, f64::from(it.said)]
+}
+
+/// The mean of shares by their logarithms, in which they are compared, [`LEAST`] above 0; 0 without any. It lies below the
+/// arithmetic mean, which a few high ones decide.
+fn geometric_mean(shares: impl Iterator<Item = f32>) -> f32 {
+    let (mut sum, mut n) = (0., 0);
+    for share in shares {
+        sum += f64::from(share + LEAST).ln();
+        n += 1;
+    }
+    if n == 0 { 0. } else { (sum / f64::from(n)).exp() as f32 - LEAST }
 }
 
 /// The mean of rows of the same length.

@@ -1,30 +1,39 @@
 //! Of which units people said what, and at which depth of a network: of the network that was learnt from, and of another
-//! one. What they said is kept as words and phrases that were written more than once, so that it can be counted of how many
-//! units anything was said that a rule of anybody's speaks of. A rule that asks for what is said beside a word, or for nothing
-//! else being said, is counted too often by it.
+//! one. What each person said is kept as the phrases and words in it that were written more than once, so that it can be
+//! counted of how many units anybody said what a rule speaks of. Rules are tried on those phrases and words put together:
+//! a rule that wants nothing else said finds "red" in "red" and not in "red cars". What is not kept is missed: words written
+//! once, and phrases of several words that are none of the describer's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::phrases::{Phrases, stems, words};
+use super::grammar::is_article;
+use super::phrases::{Phrases, stem, words};
 
 /// Depths that are told apart, the first layer being the first and the last layer the last.
 pub const N_DEPTHS: usize = 5;
-/// So many units of each depth count as if people said a thing there as often as anywhere.
-const ANYWHERE: f64 = 200.;
+/// So many mentions count at each depth as if they had been met where as many were to be expected.
+const PRIOR_MENTIONS: f64 = 3.;
+/// From this depth on networks are taken to find the same things.
+const DEEP: usize = 3;
 
-/// A unit's depth, and what people said of it.
+/// A unit's depth, and what people said of it, a text a person.
 pub type Said<'a> = (usize, &'a [String]);
 
-/// Which words and phrases were said of the units that people described.
+/// What people said of the units that they described.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Depths {
-    /// Words and phrases.
-    texts: Vec<String>,
-    /// Of the network that was learnt from, and of the other one: each unit's depth, and the places of its texts.
-    units: [Vec<(usize, Vec<u32>)>; 2],
+    /// Phrases and words.
+    parts: Vec<String>,
+    /// Of the network that was learnt from, and of the other one.
+    units: [Vec<Unit>; 2],
 }
+
+/// A unit's depth, and for each person the places of the parts of what was said.
+type Unit = (usize, Vec<Vec<u32>>);
 
 /// How many units there are at each depth, and of how many of them something was said.
 #[derive(Default)]
@@ -33,32 +42,35 @@ struct Counts {
     said: [f64; N_DEPTHS],
 }
 
+/// How often people say something.
+pub struct HowOften {
+    /// Of which share of the units of the network that was learnt from anybody said it, 0..=1.
+    pub common: f32,
+    /// How much oftener, in logarithms, people say it at each depth of the other network than of the one that was learnt
+    /// from, beyond how much oftener they say it of [deep](DEEP) layers, which is only how talkative they are; 0 of deep layers.
+    pub oftener_elsewhere: [f64; N_DEPTHS],
+}
+
 impl Depths {
     /// `here` are the units of the network that was learnt from, `there` those of the other one; where there is none,
     /// every depth is as good as any other.
-    pub fn gather(
-        phrases: &Phrases,
-        vocabulary: &[String],
-        here: &[Said<'_>],
-        there: &[Said<'_>],
-    ) -> Depths {
-        let n_phrases = phrases.texts().len();
-        let is_word: BTreeMap<&str, u32> =
-            vocabulary.iter().zip(n_phrases as u32..).map(|(it, at)| (it.as_str(), at)).collect();
-        let unit = |(depth, texts): &Said<'_>| {
-            let texts: Vec<Vec<String>> = texts.iter().map(|it| words(it)).collect();
-            let stemmed: Vec<BTreeSet<String>> = texts.iter().map(|it| stems(it)).collect();
-            let is_said = |at: &usize| {
-                let own = phrases.stems(*at);
-                !own.is_empty() && stemmed.iter().any(|it| own.is_subset(it))
-            };
-            let phrases = (0..n_phrases).filter(is_said).map(|it| it as u32);
-            let words: BTreeSet<u32> =
-                texts.iter().flatten().filter_map(|it| is_word.get(it.as_str()).copied()).collect();
-            (*depth, phrases.chain(words).collect())
+    pub fn gather(phrases: &Phrases, here: &[Said<'_>], there: &[Said<'_>]) -> Depths {
+        let mut counts = BTreeMap::<String, usize>::new();
+        for text in here.iter().chain(there).flat_map(|it| it.1) {
+            let own: BTreeSet<String> = words(text).into_iter().collect();
+            own.into_iter().for_each(|it| *counts.entry(it).or_default() += 1);
+        }
+        let counts = counts.into_iter().filter(|it| 2 <= it.1 && !is_article(&it.0));
+        let words: Vec<String> = counts.map(|it| it.0).collect();
+        let place = |(at, it): (usize, &String)| (it.clone(), (phrases.texts().len() + at) as u32);
+        let known = KnownParts {
+            phrases: phrases.texts().iter().map(|it| stem_run(it)).collect(),
+            words: words.iter().enumerate().map(place).collect(),
         };
-        let units = [here, there].map(|units| units.iter().map(unit).collect());
-        Depths { texts: [phrases.texts(), vocabulary].concat(), units }
+        let unit =
+            |(depth, texts): &Said<'_>| (*depth, texts.iter().map(|it| known.parts(it)).collect());
+        let units = [here, there].map(|units| units.par_iter().map(unit).collect());
+        Depths { parts: [phrases.texts(), &words].concat(), units }
     }
 
     /// The depth of a layer, the `at`th of so many.
@@ -69,41 +81,97 @@ impl Depths {
         }
     }
 
-    /// The places of the texts that speak of something.
-    pub fn speaking(&self, speaks: impl Fn(&str) -> bool) -> Vec<bool> {
-        self.texts.iter().map(|it| speaks(it)).collect()
+    /// How often people say what `speaks` finds in a text.
+    pub fn named(&self, speaks: impl Fn(&str) -> bool + Sync) -> HowOften {
+        let [here, there] = [0, 1].map(|network| self.count(&self.units[network], &speaks));
+        let elsewhere = |depths: Range<usize>| there.oftener(depths.clone()) - here.oftener(depths);
+        let deep = elsewhere(DEEP..N_DEPTHS);
+        HowOften {
+            common: here.share() as f32,
+            oftener_elsewhere: std::array::from_fn(|it| match it < DEEP {
+                true => elsewhere(it..it + 1) - deep,
+                false => 0.,
+            }),
+        }
     }
 
-    /// Of which share of the units of the network that was learnt from anything was said that [speaks](Depths::speaking).
-    pub fn how_common(&self, speaking: &[bool]) -> f32 {
-        let [here, _] = self.count(speaking);
-        (here.said.iter().sum::<f64>() / here.units.iter().sum::<f64>().max(1.)) as f32
-    }
-
-    /// How much oftener, in logarithms, people say what [speaks](Depths::speaking) at each depth of the other network than
-    /// of the one that was learnt from: of either the share at a depth over that at all depths.
-    pub fn oftener_elsewhere(&self, speaking: &[bool]) -> [f64; N_DEPTHS] {
-        let profile = |counts: &Counts, depth: usize| {
-            let sum = |it: &[f64; N_DEPTHS]| it.iter().sum::<f64>();
-            let all = (sum(&counts.said) + 1.) / (sum(&counts.units) + 1.);
-            (counts.said[depth] + ANYWHERE * all) / ((counts.units[depth] + ANYWHERE) * all)
-        };
-        let [here, there] = self.count(speaking);
-        std::array::from_fn(|depth| (profile(&there, depth) / profile(&here, depth)).ln())
-    }
-
-    fn count(&self, speaking: &[bool]) -> [Counts; 2] {
-        let mut counts = [Counts::default(), Counts::default()];
-        for (counts, units) in counts.iter_mut().zip(&self.units) {
-            for (depth, said) in units {
-                let is_said = said.iter().any(|it| speaking.get(*it as usize) == Some(&true));
-                let depth = (*depth).min(N_DEPTHS - 1);
-                counts.units[depth] += 1.;
-                counts.said[depth] += f64::from(u8::from(is_said));
-            }
+    fn count(&self, units: &[Unit], speaks: &(impl Fn(&str) -> bool + Sync)) -> Counts {
+        let is_said = |(_, people): &Unit| people.iter().any(|it| speaks(&self.text(it)));
+        let said: Vec<bool> = units.par_iter().map(is_said).collect();
+        let mut counts = Counts::default();
+        for ((depth, _), is_said) in units.iter().zip(said) {
+            let depth = (*depth).min(N_DEPTHS - 1);
+            counts.units[depth] += 1.;
+            counts.said[depth] += f64::from(u8::from(is_said));
         }
         counts
     }
+
+    /// What a person said, as far as it is kept.
+    fn text(&self, parts: &[u32]) -> String {
+        let parts = parts.iter().filter_map(|it| self.parts.get(*it as usize));
+        parts.map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Counts {
+    /// Of some depths the units, and those of which it was said.
+    fn of(&self, depths: Range<usize>) -> (f64, f64) {
+        let sum = |of: &[f64; N_DEPTHS]| of[depths.clone()].iter().sum();
+        (sum(&self.units), sum(&self.said))
+    }
+
+    /// The share of all units of which it was said, 0..=1.
+    fn share(&self) -> f64 {
+        let (units, said) = self.of(0..N_DEPTHS);
+        said / units.max(1.)
+    }
+
+    /// How much oftener it is said of the units of some depths than of all, in logarithms: drawn towards 0 where few
+    /// [mentions](PRIOR_MENTIONS) are to be expected.
+    fn oftener(&self, depths: Range<usize>) -> f64 {
+        let (units, said) = self.of(depths);
+        ((said + PRIOR_MENTIONS) / (units * self.share() + PRIOR_MENTIONS)).ln()
+    }
+}
+
+/// The parts that texts are taken apart into.
+struct KnownParts {
+    /// The stems of each phrase's words, without articles.
+    phrases: Vec<Vec<String>>,
+    /// Each word's place among the parts.
+    words: BTreeMap<String, u32>,
+}
+
+impl KnownParts {
+    /// The places of a text's phrases, the longest that there are, and of its words outside of them.
+    fn parts(&self, text: &str) -> Vec<u32> {
+        let words = without_articles(text);
+        let stems: Vec<String> = words.iter().map(|it| stem(it)).collect();
+        let mut found: Vec<(usize, Range<usize>)> = vec![];
+        for (phrase, own) in self.phrases.iter().enumerate().filter(|it| !it.1.is_empty()) {
+            let at = stems.windows(own.len()).position(|it| it == own.as_slice());
+            found.extend(at.map(|at| (phrase, at..at + own.len())));
+        }
+        let is_within = |a: &Range<usize>, b: &Range<usize>| {
+            b.start <= a.start && a.end <= b.end && a.len() < b.len()
+        };
+        let longest =
+            found.iter().filter(|it| !found.iter().any(|other| is_within(&it.1, &other.1)));
+        let is_outside = |at: &usize| !found.iter().any(|it| it.1.contains(at));
+        let rest = (0..words.len()).filter(is_outside);
+        let rest: BTreeSet<u32> =
+            rest.filter_map(|at| self.words.get(&words[at]).copied()).collect();
+        longest.map(|it| it.0 as u32).chain(rest).collect()
+    }
+}
+
+fn without_articles(text: &str) -> Vec<String> {
+    words(text).into_iter().filter(|it| !is_article(it)).collect()
+}
+
+fn stem_run(text: &str) -> Vec<String> {
+    without_articles(text).iter().map(|it| stem(it)).collect()
 }
 
 /// Between two depths, what lies between them; `depth` is 0 of the first layer and 1 of the last.
@@ -119,9 +187,9 @@ mod tests {
     use super::*;
 
     /// So many units of each depth, of the first of which so many something was said.
-    fn units(n: u32, said: [u32; N_DEPTHS]) -> Vec<(usize, Vec<u32>)> {
+    fn units(n: u32, said: [u32; N_DEPTHS]) -> Vec<Unit> {
         let depth = |depth: usize| {
-            (0..n).map(move |at| (depth, if at < said[depth] { vec![0, 1] } else { vec![2] }))
+            (0..n).map(move |at| (depth, vec![if at < said[depth] { vec![0, 1] } else { vec![2] }]))
         };
         (0..N_DEPTHS).flat_map(depth).collect()
     }
@@ -129,36 +197,44 @@ mod tests {
     #[test]
     fn what_is_named_early_in_one_network_alone_is_less_probable_there() {
         let odds = |here: [u32; N_DEPTHS], there: [u32; N_DEPTHS], n_there: u32| {
-            let texts = ["text", "words", "sky"].map(str::to_owned).to_vec();
-            let depths = Depths { texts, units: [units(1000, here), units(n_there, there)] };
-            depths.oftener_elsewhere(&depths.speaking(|it| it != "sky"))
+            let parts = ["text", "words", "sky"].map(str::to_owned).to_vec();
+            let depths = Depths { parts, units: [units(1000, here), units(n_there, there)] };
+            depths.named(|it| it.contains("words")).oftener_elsewhere
         };
         let early = odds([190, 20, 20, 20, 20], [17; N_DEPTHS], 1000);
-        assert!(early[0] < -0.8 && 0.3 < early[4], "{early:?}");
+        // Here 190 of the first 1,000 units where deep layers have 20, there as many as anywhere.
+        assert!((-2.3..-2.1).contains(&early[0]), "{early:?}");
+        // People who say all things less often do not say this less often early.
         let even = odds([50; N_DEPTHS], [5; N_DEPTHS], 1000);
         assert!(even.iter().all(|it| it.abs() < 0.1), "{even:?}");
-        assert!(odds([190, 20, 20, 20, 20], [0; N_DEPTHS], 0).iter().all(|it| it.is_finite()));
+        // Nobody is known to say it elsewhere, nor anywhere.
+        assert_eq!(odds([0; N_DEPTHS], [0; N_DEPTHS], 700), [0.; N_DEPTHS]);
+        let unknown = odds([50; N_DEPTHS], [0; N_DEPTHS], 0);
+        assert!(unknown.iter().all(|it| it.abs() < 0.1), "{unknown:?}");
     }
 
     #[test]
-    fn a_unit_of_which_two_phrases_were_said_counts_once() {
-        let texts = ["text", "words", "sky"].map(str::to_owned).to_vec();
-        let depths = Depths { texts, units: [units(10, [5, 5, 0, 0, 0]), vec![]] };
-        let common = |of: &[&str]| depths.how_common(&depths.speaking(|it| of.contains(&it)));
-        assert_eq!((common(&["text", "words"]), common(&["words"])), (0.2, 0.2));
-        assert_eq!((common(&["words", "sky"]), common(&["unsaid"])), (1., 0.));
-    }
-
-    #[test]
-    fn words_count_that_no_phrase_has() {
-        let texts: Vec<String> = ["a man in a hat", "hats", "hats"].map(str::to_owned).to_vec();
-        let units: Vec<Vec<String>> = texts.iter().map(|it| vec![it.clone()]).collect();
-        let phrases = Phrases::gather(&units, &|_| true);
-        assert!(phrases.texts().iter().all(|it| it != "a man"), "{:?}", phrases.texts());
-        let said: Vec<Said<'_>> = units.iter().map(|it| (0, it.as_slice())).collect();
-        let depths = Depths::gather(&phrases, &["man".into()], &said, &[]);
-        assert_eq!(depths.how_common(&depths.speaking(|it| it == "man")), 1. / 3.);
-        assert_eq!(depths.how_common(&depths.speaking(|it| it.contains("hat"))), 1.);
+    fn what_each_person_said_is_kept_in_parts() {
+        let said = [
+            vec!["the red cars", "red"],
+            vec!["red", "a wheel of a car"],
+            vec!["a wheel of the cars on grass"],
+            vec!["grass"],
+        ];
+        let texts = said.map(|it| it.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        let phrases = Phrases::gather(&texts, &|_| true);
+        let units: Vec<Said<'_>> = texts.iter().map(|it| (0, it.as_slice())).collect();
+        let depths = Depths::gather(&phrases, &units, &[]);
+        let kept = |unit: usize| -> Vec<String> {
+            depths.units[0][unit].1.iter().map(|it| depths.text(it)).collect()
+        };
+        assert_eq!(kept(0), ["cars, red", "red"]);
+        assert_eq!(kept(1), ["red", "a wheel, cars, of"]);
+        // Of how many units anybody said it, however many people did; alone, or beside other things.
+        let common = |speaks: &(dyn Fn(&str) -> bool + Sync)| depths.named(speaks).common;
+        assert_eq!(common(&|it| it.contains("red")), 0.5);
+        assert_eq!(common(&|it| it == "grass"), 0.25);
+        assert_eq!((common(&|it| it.contains("cars")), common(&|_| false)), (0.75, 0.));
     }
 
     #[test]

@@ -250,7 +250,7 @@ pub fn n_words(words: &[String]) -> usize {
 }
 
 /// Snowball's English.
-fn stem(word: &str) -> String {
+pub(super) fn stem(word: &str) -> String {
     Stemmer::create(Algorithm::English).stem(word).into_owned()
 }
 

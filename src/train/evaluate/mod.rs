@@ -14,9 +14,10 @@ use super::annotations::Annotated;
 use super::concepts::Subjects;
 use super::features::{Looker, gathered};
 use super::judge::{self, People, Quality, best_texts};
-use super::measures::{Bin, Specificity, auroc, bleu, calibration_error, reliability, specificity};
+use super::measures::{Specificity, auroc, bleu, specificity};
 use super::misplaced::Misplaced;
 use super::overlap::{Against, Overlap, Overlaps, overlap};
+use super::reliability::{Bin, calibration_error, error_if_right, reliability};
 use super::source::{Known, Source};
 use crate::Progress;
 use crate::describe::milan::checkpoint::Fitted;
@@ -26,6 +27,7 @@ use crate::describe::milan::decode::Ending;
 use crate::describe::milan::look::Seen;
 use crate::describe::milan::minilm::MiniLm;
 use crate::describe::milan::{self, Milan, checkpoint, confidence_terms};
+use crate::policy;
 use crate::unit::Reading;
 use crate::usage;
 pub use concepts::Concept;
@@ -86,6 +88,8 @@ pub struct Method {
 #[derive(Debug, Serialize)]
 pub struct Calibration {
     pub ece: f64,
+    /// What it would be, on the average, if every confidence were exactly right.
+    pub ece_if_right: f64,
     pub auroc: Option<f64>,
     /// The cosine from which a sentence counts as agreed with.
     pub agreement: f32,
@@ -104,6 +108,8 @@ const FULL: &str = "the same with the full sentence encoder";
 
 /// Judges a describer on the units of the annotations that it was not trained on.
 pub fn evaluate(config: &Config, progress: Progress<'_>) -> anyhow::Result<Evaluation> {
+    config.overlap.as_ref().map_or(Ok(()), Against::check)?;
+    config.policies.iter().try_for_each(|it| policy::load(it, false).map(|_| ()))?;
     let contents = match &config.describer {
         Some(file) => checkpoint::open(file)?,
         None => checkpoint::from_bytes(milan::BUILT_IN)?,
@@ -302,6 +308,7 @@ fn calibrated(
     let plain = |it: Bin| Confidence { n: it.n, confidence: it.confidence, agreed: it.agreed };
     Ok(Calibration {
         ece: calibration_error(&confidences, &truth, 10),
+        ece_if_right: error_if_right(&confidences, 10),
         auroc: auroc(&confidences, &truth),
         agreement,
         bins: bins.into_iter().map(plain).collect(),

@@ -10,7 +10,8 @@ use crate::policy::{self, Certainty};
 use crate::ruling;
 use crate::train::annotations::Annotated;
 use crate::train::concepts::{Judge, Subjects};
-use crate::train::measures::{auroc, calibration_error, precision_recall};
+use crate::train::measures::{auroc, precision_recall};
+use crate::train::reliability::{calibration_error, error_if_right};
 use crate::unit::{Judgement, Reading};
 
 /// How good the findings of a rule, or of all rules of a policy together, are.
@@ -31,6 +32,8 @@ pub struct PolicyQuality {
     pub words: FindingQuality,
     /// Of the probability, against at least one person.
     pub calibration_error: f64,
+    /// What it would be, on the average, if every probability were exactly right.
+    pub calibration_error_if_right: f64,
     pub auroc: Option<f64>,
 }
 
@@ -127,6 +130,7 @@ fn quality(
         possible: FindingQuality::new(&at_least(Certainty::Possible), &named),
         words: FindingQuality::new(&says, &named),
         calibration_error: calibration_error(probabilities, &any, 10),
+        calibration_error_if_right: error_if_right(probabilities, 10),
         auroc: auroc(probabilities, &any),
     }
 }

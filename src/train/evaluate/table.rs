@@ -74,7 +74,12 @@ pub fn table(found: &Evaluation) -> String {
     }
     right(&mut bins, 0..3);
     let sure = |it: &Calibration| {
-        format!("expected calibration error {}, AUROC {}", number(it.ece), maybe(it.auroc))
+        format!(
+            "expected calibration error {} ({} if every confidence were right), AUROC {}",
+            number(it.ece),
+            number(it.ece_if_right),
+            maybe(it.auroc)
+        )
     };
     let full = found.calibration_full.as_ref();
     let full =
@@ -204,10 +209,11 @@ fn policies(found: &Evaluation) -> String {
         let name = it.rule.as_ref().map_or(it.policy.clone(), |rule| format!("  {rule}"));
         let _ = writeln!(
             calibration,
-            "{}: base rate {:.3}, calibration error {:.3}, AUROC {}",
+            "{}: base rate {:.3}, calibration error {:.3} ({:.3} if every probability were right), AUROC {}",
             name.trim(),
             it.base_rate,
             it.calibration_error,
+            it.calibration_error_if_right,
             maybe(it.auroc)
         );
         let kinds =
