@@ -54,7 +54,7 @@ impl Named {
 /// The weights that know the units of `judge` best, as they will be read from a file, trained on `device`. With
 /// each batch of units go some names, each a unit of which a few regions were picked. Beside each goes a unit of
 /// places of the same pictures that do not have the name, which the name must tell from its own: other pictures differ
-/// from these in too much, and a street scene would do for the letters in it. Of both a [share](STRANGE) is of any unit.
+/// from these in too much, and a street scene would do for the letters in it. Of both a share is of any unit.
 ///
 /// What is learnt from stays on the CPU, where batches are drawn and put together, the same for every device.
 pub fn train(
@@ -164,7 +164,7 @@ impl Named {
             Ok(Picked {
                 sentence: self.sentences.get(name)?,
                 regions: some(&self.features[name])?,
-                beside: self.beside[name].as_ref().map(|it| some(it)).transpose()?,
+                beside: self.beside[name].as_ref().map(&mut some).transpose()?,
             })
         };
         names.into_iter().map(one).collect()

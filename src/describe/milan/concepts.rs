@@ -61,7 +61,7 @@ pub struct Shares {
     firing: Vec<Vec<f32>>,
 }
 
-/// What is expected of the units of a network, for each concept: the [geometric mean](geometric_mean) of their shares.
+/// What is expected of the units of a network, for each concept: the geometric mean of their shares.
 pub struct NetworkShares(Vec<f32>);
 
 /// The shares of the places of each picture that was looked at.

@@ -47,7 +47,7 @@ pub struct HowOften {
     /// Of which share of the units of the network that was learnt from anybody said it, 0..=1.
     pub common: f32,
     /// How much oftener, in logarithms, people say it at each depth of the other network than of the one that was learnt
-    /// from, beyond how much oftener they say it of [deep](DEEP) layers, which is only how talkative they are; 0 of deep layers.
+    /// from, beyond how much oftener they say it of deep layers, which is only how talkative they are; 0 of deep layers.
     pub oftener_elsewhere: [f64; N_DEPTHS],
 }
 
