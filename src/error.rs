@@ -48,6 +48,17 @@ macro_rules! inconclusive {
     };
 }
 
+/// A message without the numbers that operating systems give their errors, as in "Is a directory (os error 21)".
+pub fn without_numbers(message: &str) -> String {
+    let mut parts = message.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let is_number = |it: &str| it.bytes().all(|it| it.is_ascii_digit());
+    parts.fold(first, |text, part| match part.split_once(')') {
+        Some((number, rest)) if is_number(number) => text + rest,
+        _ => text + " (os error " + part,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -60,5 +71,12 @@ mod tests {
         assert_eq!(kind(&error), Kind::Inconclusive);
         assert_eq!(format!("{error:#}"), "cannot open: no tensor");
         assert_eq!(kind(&anyhow::anyhow!("disk")), Kind::System);
+    }
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        let message = "cannot read a: Is a directory (os error 21); nor b (os error 2)";
+        assert_eq!(without_numbers(message), "cannot read a: Is a directory; nor b");
+        assert_eq!(without_numbers("a file (os error x).csv"), "a file (os error x).csv");
     }
 }

@@ -170,7 +170,7 @@ fn run(mut cli: Cli) -> anyhow::Result<(u8, String)> {
     if let (Selection::Matching(words), Describer::Milan(_), false) =
         (&config.selection, &shared.describer, shared.quiet)
         && let [word] = words.as_slice()
-        && presets::PRESETS.iter().any(|it| it.name == word)
+        && presets::names().contains(&word.as_str())
     {
         cli::say(&format!(
             "--delete-matching {word} goes by that word in the descriptions, by stem; --policy {word} goes by what the units' \

@@ -422,24 +422,13 @@ pub fn end(result: anyhow::Result<(u8, String)>, output: Option<&[Output]>) -> E
             (Ok(()), None) => say(&format!("error: {error}")),
         }
     } else {
-        say(&format!("error: {}", plain(&format!("{error:#}"))));
+        say(&format!("error: {}", error::without_numbers(&format!("{error:#}"))));
     }
     ExitCode::from(match error::kind(&error) {
         Kind::Usage => 2,
         Kind::Inconclusive => 3,
         Kind::System => 4,
         Kind::Interrupted => 130,
-    })
-}
-
-/// Without the numbers that operating systems give their errors, as in "Is a directory (os error 21)".
-fn plain(message: &str) -> String {
-    let mut parts = message.split(" (os error ");
-    let first = parts.next().unwrap_or_default().to_owned();
-    let is_number = |it: &str| it.bytes().all(|it| it.is_ascii_digit());
-    parts.fold(first, |text, part| match part.split_once(')') {
-        Some((number, rest)) if is_number(number) => text + rest,
-        _ => text + " (os error " + part,
     })
 }
 
@@ -488,13 +477,6 @@ mod tests {
         ] {
             assert_eq!(model_name(model), wanted);
         }
-    }
-
-    #[test]
-    fn numbers_of_errors_are_left_out() {
-        let message = "cannot read a: Is a directory (os error 21); nor b (os error 2)";
-        assert_eq!(plain(message), "cannot read a: Is a directory; nor b");
-        assert_eq!(plain("a file (os error x).csv"), "a file (os error x).csv");
     }
 
     /// Every option, of every command of every program.

@@ -199,8 +199,8 @@ fn a_kind(value: &Value<'_>) -> String {
 
 /// The only known name that a misspelt one is a part of, or else the one that it is most like, if it is like any.
 pub fn closest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
-    let has_it = |it: &&&str| it.split('-').any(|part| part == found);
-    if let (Some(name), 1) = (known.iter().find(has_it), known.iter().filter(has_it).count()) {
+    let mut wholes = known.iter().filter(|it| it.split('-').any(|part| part == found));
+    if let (Some(name), None) = (wholes.next(), wholes.next()) {
         return Some(name);
     }
     let alike = |name: &str| strsim::jaro_winkler(name, found);

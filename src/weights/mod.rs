@@ -151,7 +151,7 @@ impl Weights {
     }
 }
 
-/// An I/O error without the operating system's number.
+/// An I/O error, the commonest in words of our own.
 fn plain(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file or folder".into(),

@@ -166,6 +166,7 @@ fn the_describer_knows_planted_units_and_drawn_pictures() {
         ("text", 2, 2),
         ("face", 1, 1),
         ("or", 1, 1),
+        ("and", 0, 1),
         ("duplicate", 1, 1),
         ("dead", 1, 1),
     ] {
