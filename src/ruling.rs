@@ -149,7 +149,11 @@ pub fn hold(
     let &Looked { subject, exemplars, descriptions, how, settings, today, .. } = looked;
     let readings = descriptions.iter().flat_map(|it| &it.readings).map(|it| it.text.as_str());
     let similar = similarities(policy, how, readings)?;
-    let kinds = kinds(subject, exemplars);
+    let is_looked_at = |layer: &String| exemplars.sites.iter().any(|it| it.site == *layer);
+    let layers = subject.model.graph().default_sites().iter();
+    let not_looked_at: Vec<String> = layers.filter(|it| !is_looked_at(it)).cloned().collect();
+    let looked_at = exemplars.sites.iter().map(|it| it.site.as_str());
+    let kinds = kinds(subject, looked_at.chain(not_looked_at.iter().map(String::as_str)));
     let model: Vec<String> = subject.weights.files().iter().map(|it| it.sha256.clone()).collect();
     let nothing = BTreeMap::new();
     let facts = Facts {
@@ -160,6 +164,7 @@ pub fn hold(
         model: &model,
         today,
         shown: looked.shown,
+        not_looked_at: &not_looked_at,
         allow_uncovered: looked.allow_uncovered,
     };
     let asked = candidates(policy, &facts);
@@ -171,15 +176,14 @@ pub fn hold(
     Ok((checked, importance))
 }
 
-/// What kind of units each site has.
-fn kinds(subject: &Subject, exemplars: &Exemplars) -> BTreeMap<String, Kind> {
+/// What kind of units each layer has.
+fn kinds<'a>(subject: &Subject, layers: impl Iterator<Item = &'a str>) -> BTreeMap<String, Kind> {
     let graph = subject.model.graph();
     let kind = |site: &str| match graph.node(graph.find(site)?).extent {
         Extent::Map | Extent::FixedMap { .. } => Some(Kind::ConvChannel),
         Extent::Tokens { .. } | Extent::Flat { .. } => Some(Kind::MlpNeuron),
     };
-    let sites = exemplars.sites.iter().map(|it| it.site.as_str());
-    sites.filter_map(|site| Some((site.to_owned(), kind(site)?))).collect()
+    layers.filter_map(|layer| Some((layer.to_owned(), kind(layer)?))).collect()
 }
 
 /// Puts a policy and how it came out into a report.

@@ -11,7 +11,6 @@ use clap_complete::Shell;
 use super::policy::{self, PolicyCommand, Printed};
 use super::{Bars, Output, Policing, Shared};
 use crate::audit::{self, Config};
-use crate::describe::Describer;
 use crate::files::write_whole;
 use crate::record::Shown;
 use crate::report::{self, Verdict, scores};
@@ -221,12 +220,6 @@ fn audit(it: Audit) -> anyhow::Result<(u8, String)> {
     let bars = Bars::new(shared.progress, shared.quiet)?;
     let report = audit::audit(&config, &|stage, done, all| bars.show(stage, done, all))?;
     cli::publish(shared, &report, config.pictures.is_some())?;
-    let judges = matches!(shared.describer, Describer::Milan(_)) && config.asked.policy.is_some();
-    if judges && !shared.layers.is_empty() && !shared.quiet {
-        cli::say(
-            "with --layers a finding compares a unit with those of fewer layers, so fewer may be found than in the whole network",
-        );
-    }
     if report.exit_code == 0 && report.verdict != Verdict::Passed {
         cli::say(&format!("{}; the exit code is 0, as --exit-zero asks", audit::why(&report)));
     }

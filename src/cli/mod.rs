@@ -159,7 +159,7 @@ pub struct Policing {
     /// without a revision
     #[arg(long, env = "MILAN_LOCKED")]
     pub locked: bool,
-    /// Let a rule pass on pictures that do not show what it looks for
+    /// Let a rule pass on pictures that do not show what it looks for, and without all layers in its scope
     #[arg(long, env = "MILAN_ALLOW_UNCOVERED")]
     pub allow_uncovered: bool,
     /// The day on which exceptions are held against their end, such as 2026-12-31 [default: today, in UTC]

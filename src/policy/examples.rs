@@ -1,6 +1,6 @@
 //! Trying a policy on words: its own examples, a unit of a report, and what its rules can never match.
 
-use super::matcher::{Pattern, Similarities, Trace};
+use super::matcher::{Matcher, Pattern, Similarities, Trace};
 use super::{Policy, Rule};
 
 /// An example that came out otherwise than its rule says.
@@ -48,19 +48,27 @@ pub fn test(policy: &Policy, similar: &Similarities) -> Tested {
     tested
 }
 
-/// Phrases of a rule that it can never match, because its own `none` strikes them out.
+/// Phrases of a rule that it can never match, because a `none` strikes them out.
 pub fn never(rule: &Rule) -> Vec<String> {
-    let plain = rule.matcher.any.iter().filter_map(|it| match it {
-        Pattern::Words(list) => Some(list.words()),
-        _ => None,
-    });
-    let plain = plain.flatten().filter(|it| !it.contains(['<', '?', '*']));
+    never_within(&rule.matcher)
+}
+
+fn never_within(matcher: &Matcher) -> Vec<String> {
     let struck = |trace: &Trace| {
         let hit = trace.tried.iter().any(|it| it.part == "none" && !it.hits.is_empty());
         let left = trace.tried.iter().any(|it| it.part == "any" && !it.hits.is_empty());
         hit && !left
     };
-    plain.filter(|it| struck(&rule.matcher.trace(it, &Similarities::default()))).cloned().collect()
+    let never = |text: &String| struck(&matcher.trace(text, &Similarities::default()));
+    let phrases = matcher.any.iter().flat_map(|it| match it {
+        Pattern::Words(list) => {
+            let plain = list.words().iter().filter(|it| !it.contains(['<', '?', '*']));
+            plain.filter(|it| never(it)).cloned().collect()
+        }
+        Pattern::Match(inner) => never_within(inner),
+        Pattern::Regex(_) | Pattern::Phrase { .. } => vec![],
+    });
+    phrases.collect()
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub enum Pattern {
         phrase: String,
         min_similarity: f32,
     },
+    /// What another match finds in what is left of the text; what it strikes out is struck out for itself alone.
+    Match(Matcher),
 }
 
 /// Phrases of consecutive words, by stem or as they are written.
@@ -98,11 +100,14 @@ impl Matcher {
     }
 
     /// The phrases whose likeness to a text is asked for.
-    pub fn phrases(&self) -> impl Iterator<Item = &str> {
-        [&self.any, &self.all, &self.none].into_iter().flatten().filter_map(|it| match it {
-            Pattern::Phrase { phrase, .. } => Some(phrase.as_str()),
-            _ => None,
-        })
+    pub fn phrases(&self) -> Vec<&str> {
+        let patterns = [&self.any, &self.all, &self.none].into_iter().flatten();
+        let phrases = patterns.flat_map(|it| match it {
+            Pattern::Phrase { phrase, .. } => vec![phrase.as_str()],
+            Pattern::Match(inner) => inner.phrases(),
+            Pattern::Words(_) | Pattern::Regex(_) => vec![],
+        });
+        phrases.collect()
     }
 
     /// What of the text matched; `None` if it does not match.
@@ -154,6 +159,21 @@ impl Matcher {
             }
         }
         matched.map(|it| it.join(" and "))
+    }
+
+    /// What of a text it covers, in the order of its patterns; nothing where it does not match. The text keeps its words.
+    fn find_all(&self, text: &Words, similar: &Similarities) -> Vec<Range<usize>> {
+        let mut words = text.clone();
+        for pattern in &self.none {
+            pattern.find_all(&words, similar).iter().for_each(|hit| words.strike(hit));
+        }
+        let find = |pattern: &Pattern| pattern.find_all(&words, similar);
+        let any: Vec<_> = self.any.iter().flat_map(find).collect();
+        let all: Vec<_> = self.all.iter().map(find).collect();
+        if all.iter().any(Vec::is_empty) || (any.is_empty() && !self.any.is_empty()) {
+            return vec![];
+        }
+        any.into_iter().chain(all.into_iter().flatten()).collect()
     }
 }
 
@@ -207,6 +227,12 @@ impl std::fmt::Display for Pattern {
             Pattern::Phrase { phrase, min_similarity } => {
                 write!(f, "like \"{phrase}\" ({min_similarity} or more)")
             }
+            Pattern::Match(inner) => {
+                let mut patterns = inner.any.iter().chain(&inner.all);
+                let first = patterns.next().map(Pattern::to_string).unwrap_or_default();
+                let more = if patterns.next().is_some() { "; …" } else { "" };
+                write!(f, "({first}{more})")
+            }
         }
     }
 }
@@ -226,6 +252,7 @@ impl Pattern {
                 let all = 0..text.text.len();
                 like.filter(|it| min_similarity <= it).map(|_| all).into_iter().collect()
             }
+            Pattern::Match(inner) => inner.find_all(text, similar),
         }
     }
 
@@ -254,6 +281,15 @@ impl Serialize for Pattern {
             Pattern::Phrase { phrase, min_similarity } => {
                 map.serialize_entry("phrase", phrase)?;
                 map.serialize_entry("min-similarity", min_similarity)?;
+            }
+            Pattern::Match(inner) => {
+                for (key, patterns) in
+                    [("any", &inner.any), ("all", &inner.all), ("none", &inner.none)]
+                {
+                    if !patterns.is_empty() {
+                        map.serialize_entry(key, patterns)?;
+                    }
+                }
             }
         }
         map.end()
@@ -321,6 +357,25 @@ mod tests {
         check(&matcher, "red tail lights", Some("red and tail lights"));
         check(&matcher, "red tail, white light", None);
         check(&matcher, "tail lights", None);
+    }
+
+    #[test]
+    fn a_match_within_a_match_strikes_out_for_itself_alone() {
+        let of = |any: Pattern, none: Pattern| {
+            Pattern::Match(Matcher { any: vec![any], none: vec![none], ..Matcher::default() })
+        };
+        let faces = of(words(&["face"]), words(&["face of dogs", "dog face"]));
+        let people = words(&["face of dogs and people"]);
+        let none = vec![words(&["clock face"])];
+        let matcher = Matcher { any: vec![faces, people], none, ..Matcher::default() };
+        check(&matcher, "dog faces", None);
+        check(&matcher, "clock faces", None);
+        check(&matcher, "dog faces, a face", Some("face"));
+        check(&matcher, "faces of dogs and people", Some("faces of dogs and people"));
+        let both = Matcher { all: vec![words(&["red"]), words(&["car"])], ..Matcher::default() };
+        let matcher = Matcher { any: vec![Pattern::Match(both)], ..Matcher::default() };
+        check(&matcher, "a car that is red", Some("red"));
+        check(&matcher, "a car", None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod matcher;
 pub mod phrase;
 pub mod presets;
 
+mod coverage;
 mod exceptions;
 mod read;
 mod read_gates;
@@ -257,7 +258,7 @@ impl Rule {
     /// Whether the describer's critics are asked how probable it is; else the words decide alone. They are not asked
     /// where a rule goes by the likeness of meanings or by evidence, whose thresholds are the user's own.
     pub fn is_judged(&self) -> bool {
-        !self.by_words && self.matcher.phrases().next().is_none() && !self.matcher.wants_no_words()
+        !self.by_words && self.matcher.phrases().is_empty() && !self.matcher.wants_no_words()
     }
 
     /// What the critics judge of a unit, where they are asked.

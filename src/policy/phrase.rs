@@ -13,6 +13,7 @@ use rust_stemmers::{Algorithm, Stemmer};
 pub type Lists = BTreeMap<String, Vec<String>>;
 
 /// A text, cut into words, some of which may be struck out.
+#[derive(Clone)]
 pub(super) struct Words {
     pub(super) text: String,
     words: Vec<Word>,

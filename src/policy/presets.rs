@@ -27,7 +27,8 @@ macro_rules! preset {
 
 /// All of them, the newest revision of a name first.
 pub const PRESETS: &[Preset] = &[
-    preset!("faces" @ 1 in "faces.toml"),
+    preset!("faces" @ 2 in "faces.toml"),
+    preset!("faces" @ 1 in "faces@1.toml"),
     preset!("people" @ 1 in "people.toml"),
     preset!("text" @ 1 in "text.toml"),
     preset!("watermark-and-logos" @ 1 in "watermark-and-logos.toml"),
@@ -48,9 +49,12 @@ pub fn find(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|it| it.name == name && revision.is_none_or(|wanted| wanted == it.revision))
 }
 
+/// The newest revision of each.
+pub fn newest() -> impl Iterator<Item = &'static Preset> {
+    PRESETS.chunk_by(|a, b| a.name == b.name).map(|revisions| &revisions[0])
+}
+
 /// Their names, each once.
 pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = PRESETS.iter().map(|it| it.name).collect();
-    names.dedup();
-    names
+    newest().map(|it| it.name).collect()
 }

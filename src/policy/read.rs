@@ -42,6 +42,9 @@ const KEYS: [&str; 11] = [
     "exception",
 ];
 
+/// The keys of a match.
+const MATCH_KEYS: [&str; 3] = ["any", "all", "none"];
+
 /// Reads one file on top of what it includes.
 pub(super) struct Reader<'a> {
     pub(super) walker: Walker,
@@ -51,6 +54,8 @@ pub(super) struct Reader<'a> {
     pub(super) defaults: Defaults,
     /// Whether a phrase or its likeness is asked for.
     pub(super) asks_likeness: Option<Range<usize>>,
+    /// Whether a match within a match is being read.
+    pub(super) is_within_match: bool,
 }
 
 /// For every rule of the file that does not say otherwise.
@@ -183,7 +188,7 @@ impl Reader<'_> {
             return;
         }
         let matcher = match self.walker.table(table, "match") {
-            Some(matcher) => self.matcher(matcher, at.clone()),
+            Some(matcher) => self.matcher(matcher, at.clone(), "[rule.match]"),
             None => {
                 if !table.contains_key("match") {
                     let message = "the rule has no [rule.match], so it matches nothing";
@@ -240,8 +245,9 @@ impl Reader<'_> {
         }
     }
 
-    fn matcher(&mut self, table: &Table<'_>, at: Range<usize>) -> Matcher {
-        self.walker.keys(table, &["any", "all", "none"], "[rule.match]");
+    /// `{ any, all, none }`, called `name` in messages.
+    fn matcher(&mut self, table: &Table<'_>, at: Range<usize>, name: &str) -> Matcher {
+        self.walker.keys(table, &MATCH_KEYS, name);
         let mut evidence = Vec::new();
         let mut patterns = |key: &'static str| {
             let mut found = Vec::new();
@@ -263,14 +269,32 @@ impl Reader<'_> {
         let names_any =
             ["any", "all"].iter().any(|key| table.get(*key).is_some_and(|it| !is_empty_array(it)));
         if !names_any {
-            let message = "[rule.match] has neither `any` nor `all`, so it matches nothing";
-            self.mistake("missing-key", at, message.into());
+            let message = format!("{name} has neither `any` nor `all`, so it matches nothing");
+            self.mistake("missing-key", at, message);
         }
         if !evidence.is_empty() && !all.is_empty() {
             let message = "evidence is found in no words, so `all` cannot be asked of it; make it a rule of its own";
             self.mistake("misplaced", table["all"].span(), message.into());
         }
         Matcher { any, all, none, evidence }
+    }
+
+    /// A match that is a pattern of another one. Those within those within … are refused, as a stranger's file may hold
+    /// more than the stack does.
+    fn inner_match(&mut self, table: &Table<'_>, at: Range<usize>) -> Option<Matcher> {
+        if self.is_within_match {
+            let message = "a match within a match may not hold a third one";
+            self.mistake("misplaced", at, message.into());
+            return None;
+        }
+        self.is_within_match = true;
+        let matcher = self.matcher(table, at.clone(), "a match within a match");
+        self.is_within_match = false;
+        if !matcher.evidence.is_empty() {
+            let message = "`evidence` may stand in the `any` of [rule.match] only";
+            self.mistake("misplaced", at, message.into());
+        }
+        Some(matcher)
     }
 
     /// `{ evidence = "a phrase", min = 0.8 }`
@@ -285,7 +309,7 @@ impl Reader<'_> {
         Some(Evidence { phrase, min })
     }
 
-    /// A text, or one of `{ words }`, `{ list }`, `{ regex }`, `{ phrase }`.
+    /// A text, one of `{ words }`, `{ list }`, `{ regex }`, `{ phrase }`, or a match of its own.
     fn pattern(&mut self, value: &Value<'_>) -> Option<Pattern> {
         if let Some(text) = value.get_ref().as_str() {
             if text.is_empty() {
@@ -294,11 +318,15 @@ impl Reader<'_> {
             }
             return self.words(value.span(), vec![text.to_owned()], true);
         }
-        let wanted = "a text or one of { words }, { list }, { regex }, { phrase }, { evidence }";
+        let wanted =
+            "a text or one of { words }, { list }, { regex }, { phrase }, { evidence }, { any }";
         let Some(table) = value.get_ref().as_table() else {
             self.walker.wrong_type(value, wanted);
             return None;
         };
+        if MATCH_KEYS.iter().any(|key| table.contains_key(*key)) {
+            return self.inner_match(table, value.span()).map(Pattern::Match);
+        }
         let kinds = ["words", "list", "regex", "phrase"];
         let known = ["words", "list", "regex", "phrase", "evidence", "stem", "min-similarity"];
         self.walker.keys(table, &known, "a pattern");

@@ -107,7 +107,7 @@ pub struct Questions {
 impl Questions {
     pub fn new(words: &[&str]) -> anyhow::Result<Questions> {
         let load = |it: &presets::Preset| policy::load(&it.path(), false);
-        let policies = presets::PRESETS.iter().map(load).collect::<anyhow::Result<_>>()?;
+        let policies = presets::newest().map(load).collect::<anyhow::Result<_>>()?;
         Ok(Questions { words: words.iter().map(|it| (*it).to_owned()).collect(), policies })
     }
 

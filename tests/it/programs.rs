@@ -365,7 +365,11 @@ fn a_real_network_is_audited_on_photographs() {
         "--layers",
         "layer3",
     ];
+    // Without the other layers nothing is concluded, unless that is asked for.
     let ran = run("milan-audit", folder.path(), &arguments);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("were not looked at (conv1, layer1, layer2)"), "{}", ran.stderr);
+    let ran = run("milan-audit", folder.path(), &[&arguments[..], &["--allow-uncovered"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let text =
         std::fs::read_to_string(folder.path().join("reports/cifar_resnet20/report.json")).unwrap();

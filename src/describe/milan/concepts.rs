@@ -7,7 +7,7 @@
 //! was fitted to units that training did not see, to made-up ones and to those of networks of which the truth is known.
 //!
 //! People name things at other depths of one network than of the next: text often at the first layers of a ResNet-152, and
-//! hardly ever at those of AlexNet. An unknown network is taken to lie halfway between the two.
+//! hardly ever at those of AlexNet. Of the early layers of an unknown network no more is taken to be said than of both.
 
 use std::collections::BTreeMap;
 
@@ -86,8 +86,8 @@ impl<'a> Concepts<'a> {
             .collect();
         let values = (0..n * m).map(|at| f32::from(u8::from(speaks[at % m][at / m])));
         let table = Tensor::from_vec(values.collect::<Vec<f32>>(), (n, m), &Device::Cpu)?;
-        let depths = &milan.depths;
-        let named = concepts.par_iter().map(|it| depths.named(|text| (it.speaks)(text)));
+        let said = milan.depths.texts();
+        let named = concepts.par_iter().map(|it| said.named(|text| (it.speaks)(text)));
         let named: Vec<HowOften> = named.collect();
         let of_any_picture = composer.unseen()?.matmul(&table)?.squeeze(0)?.to_vec1::<f32>()?;
         let shown = |share: f32| (SHOWN_TIMES * share).clamp(LEAST_SHOWN, SHOWN);
@@ -184,11 +184,11 @@ impl<'a> Concepts<'a> {
             network: unit.network.0[concept],
             firing: unit.shares.firing[unit.row][concept],
             elsewhere: unit.places.elsewhere(unit.pictures, concept),
-            depth: at_depth(&self.by_depth[concept], unit.depth).exp() as f32,
+            depth: at_depth(&self.by_depth[concept], unit.depth).min(0.).exp() as f32,
             said: unit.readings.iter().filter(speaks).map(|it| it.confidence).fold(0., f32::max),
         };
         let log_odds = self.milan.fitted().concept.log_odds(&self.terms(&judgement, concept));
-        let log_odds = log_odds + HALFWAY * f64::from(judgement.depth).ln();
+        let log_odds = log_odds + f64::from(judgement.depth).ln();
         judgement.probability = (1. / (1. + (-log_odds).exp())) as f32;
         judgement
     }
@@ -230,9 +230,6 @@ pub struct Facts<'a> {
     /// Of its layer, 0 being the first and 1 the last.
     pub depth: f32,
 }
-
-/// How far an unknown network is taken to be on the way from the network that was learnt from to the other one.
-const HALFWAY: f64 = 0.5;
 
 /// How far what is expected is above what is expected of other units of the network, and what the firing places show above
 /// others of the same pictures, in logarithms; the log odds of people's saying it at all; and what the readings say.

@@ -81,9 +81,41 @@ impl Depths {
         }
     }
 
+    /// What people said, ready to be asked many times.
+    pub fn texts(&self) -> Texts {
+        let mut places = BTreeMap::<&[u32], usize>::new();
+        for people in self.units.iter().flatten().map(|it| &it.1) {
+            for parts in people {
+                let n = places.len();
+                places.entry(parts).or_insert(n);
+            }
+        }
+        let people = |people: &[Vec<u32>]| people.iter().map(|it| places[it.as_slice()]).collect();
+        let unit = |(depth, said): &Unit| ((*depth).min(N_DEPTHS - 1), people(said));
+        let mut distinct = vec![String::new(); places.len()];
+        places.iter().for_each(|(parts, at)| distinct[*at] = self.text(parts));
+        Texts { distinct, units: [0, 1].map(|at| self.units[at].iter().map(unit).collect()) }
+    }
+
+    /// What a person said, as far as it is kept.
+    fn text(&self, parts: &[u32]) -> String {
+        let parts = parts.iter().filter_map(|it| self.parts.get(*it as usize));
+        parts.map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What people said of the units of both networks, each text once.
+pub struct Texts {
+    distinct: Vec<String>,
+    /// Each unit's depth, and for each person the place of the text.
+    units: [Vec<(usize, Vec<usize>)>; 2],
+}
+
+impl Texts {
     /// How often people say what `speaks` finds in a text.
     pub fn named(&self, speaks: impl Fn(&str) -> bool + Sync) -> HowOften {
-        let [here, there] = [0, 1].map(|network| self.count(&self.units[network], &speaks));
+        let is_said: Vec<bool> = self.distinct.par_iter().map(|it| speaks(it)).collect();
+        let [here, there] = [0, 1].map(|network| Counts::new(&self.units[network], &is_said));
         let elsewhere = |depths: Range<usize>| there.oftener(depths.clone()) - here.oftener(depths);
         let deep = elsewhere(DEEP..N_DEPTHS);
         HowOften {
@@ -94,27 +126,19 @@ impl Depths {
             }),
         }
     }
+}
 
-    fn count(&self, units: &[Unit], speaks: &(impl Fn(&str) -> bool + Sync)) -> Counts {
-        let is_said = |(_, people): &Unit| people.iter().any(|it| speaks(&self.text(it)));
-        let said: Vec<bool> = units.par_iter().map(is_said).collect();
+impl Counts {
+    /// Of units and, for each text, whether it is said in it.
+    fn new(units: &[(usize, Vec<usize>)], is_said: &[bool]) -> Counts {
         let mut counts = Counts::default();
-        for ((depth, _), is_said) in units.iter().zip(said) {
-            let depth = (*depth).min(N_DEPTHS - 1);
-            counts.units[depth] += 1.;
-            counts.said[depth] += f64::from(u8::from(is_said));
+        for (depth, people) in units {
+            counts.units[*depth] += 1.;
+            counts.said[*depth] += f64::from(u8::from(people.iter().any(|it| is_said[*it])));
         }
         counts
     }
 
-    /// What a person said, as far as it is kept.
-    fn text(&self, parts: &[u32]) -> String {
-        let parts = parts.iter().filter_map(|it| self.parts.get(*it as usize));
-        parts.map(String::as_str).collect::<Vec<_>>().join(", ")
-    }
-}
-
-impl Counts {
     /// Of some depths the units, and those of which it was said.
     fn of(&self, depths: Range<usize>) -> (f64, f64) {
         let sum = |of: &[f64; N_DEPTHS]| of[depths.clone()].iter().sum();
@@ -148,10 +172,12 @@ impl KnownParts {
     fn parts(&self, text: &str) -> Vec<u32> {
         let words = without_articles(text);
         let stems: Vec<String> = words.iter().map(|it| stem(it)).collect();
+        // Phrases of the same stems, such as "a dog" and "dogs", are one: the first of them is taken.
         let mut found: Vec<(usize, Range<usize>)> = vec![];
         for (phrase, own) in self.phrases.iter().enumerate().filter(|it| !it.1.is_empty()) {
             let at = stems.windows(own.len()).position(|it| it == own.as_slice());
-            found.extend(at.map(|at| (phrase, at..at + own.len())));
+            let at = at.map(|at| at..at + own.len());
+            found.extend(at.filter(|at| found.iter().all(|it| it.1 != *at)).map(|at| (phrase, at)));
         }
         let is_within = |a: &Range<usize>, b: &Range<usize>| {
             b.start <= a.start && a.end <= b.end && a.len() < b.len()
@@ -199,7 +225,7 @@ mod tests {
         let odds = |here: [u32; N_DEPTHS], there: [u32; N_DEPTHS], n_there: u32| {
             let parts = ["text", "words", "sky"].map(str::to_owned).to_vec();
             let depths = Depths { parts, units: [units(1000, here), units(n_there, there)] };
-            depths.named(|it| it.contains("words")).oftener_elsewhere
+            depths.texts().named(|it| it.contains("words")).oftener_elsewhere
         };
         let early = odds([190, 20, 20, 20, 20], [17; N_DEPTHS], 1000);
         // Here 190 of the first 1,000 units where deep layers have 20, there as many as anywhere.
@@ -231,7 +257,7 @@ mod tests {
         assert_eq!(kept(0), ["cars, red", "red"]);
         assert_eq!(kept(1), ["red", "a wheel, cars, of"]);
         // Of how many units anybody said it, however many people did; alone, or beside other things.
-        let common = |speaks: &(dyn Fn(&str) -> bool + Sync)| depths.named(speaks).common;
+        let common = |speaks: &(dyn Fn(&str) -> bool + Sync)| depths.texts().named(speaks).common;
         assert_eq!(common(&|it| it.contains("red")), 0.5);
         assert_eq!(common(&|it| it == "grass"), 0.25);
         assert_eq!((common(&|it| it.contains("cars")), common(&|_| false)), (0.75, 0.));
