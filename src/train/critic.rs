@@ -229,4 +229,34 @@ mod tests {
         let again = train();
         assert!(tensors.iter().all(|(name, it)| values(it) == values(&again[name])));
     }
+
+    #[test]
+    fn what_is_beside_a_name_has_as_many_strange_regions_as_what_has_it() {
+        let full = |value: f32, n: usize| Tensor::full(value, (n, 2), &Device::Cpu).unwrap();
+        let named = Named {
+            features: vec![full(1., 5), full(2., 4)],
+            beside: vec![Some(full(-1., 6)), None],
+            sentences: full(0., 2),
+        };
+        let units = Tensor::full(9f32, (7, 3, 2), &Device::Cpu).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let n_regions = 2000;
+        let picked = named.picked(5, n_regions, &units, &mut rng).unwrap();
+        assert_eq!(picked.len(), 2, "no name is picked twice");
+        // Of each region the value: its own, or that of a unit.
+        let strange = |regions: &Tensor, own: f32| {
+            assert_eq!(regions.dims(), [1, n_regions, 2]);
+            let values = regions.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(values.iter().all(|it| *it == own || *it == 9.));
+            values.iter().filter(|it| **it == 9.).count() as f64 / values.len() as f64
+        };
+        for it in &picked {
+            let own = it.regions.min_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!((strange(&it.regions, own) - STRANGE).abs() < 0.05);
+            assert_eq!(it.beside.is_some(), own == 1.);
+            if let Some(beside) = &it.beside {
+                assert!((strange(beside, -1.) - STRANGE).abs() < 0.05);
+            }
+        }
+    }
 }
