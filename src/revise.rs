@@ -472,17 +472,25 @@ fn residual(
     let Described { descriptions, shown } =
         audit::describe(subject, &found.exemplars, asked, progress)?;
     let (exemplars, descriptions) = (&found.exemplars, &descriptions);
-    let looked = Looked { exemplars, descriptions, shown: &shown, ..*looked };
+    // Whether pictures and layers can show it was asked of the model as it was.
+    let looked =
+        Looked { exemplars, descriptions, shown: &shown, allow_uncovered: true, ..*looked };
     let (checked, _) = ruling::hold(policy, &looked, progress)?;
     let rules = policy.rules.iter().zip(checked.outcomes);
     let zero = rules.filter(|(rule, _)| rule.edit.action == Action::Zero);
     let mut left = BTreeSet::new();
+    let mut unknown = None;
     for (rule, outcome) in zero {
         if outcome.status == policy::CheckStatus::Inconclusive {
             let why = outcome.why.join(", ");
-            return Ok(Err(format!("of the edited model nothing is known, {}: {why}", rule.id)));
+            unknown
+                .get_or_insert(format!("of the edited model nothing is known, {}: {why}", rule.id));
         }
         left.extend(outcome.findings.into_iter().map(|it| it.unit));
     }
-    Ok(Ok(left.into_iter().collect()))
+    // What still matches decides, whatever else is not known.
+    Ok(match unknown {
+        Some(why) if left.is_empty() => Err(why),
+        _ => Ok(left.into_iter().collect()),
+    })
 }

@@ -34,7 +34,7 @@ pub struct Asked {
     pub fail_on_warn: bool,
     /// A violation is reported and the exit code is 0.
     pub exit_zero: bool,
-    /// A rule may pass on pictures that do not show what it looks for.
+    /// A rule may pass on pictures that do not show what it looks for, or without some of its layers.
     pub allow_uncovered: bool,
     /// The day on which exceptions are held against their end; `None` is today, in UTC.
     pub today: Option<Date>,
@@ -134,6 +134,7 @@ pub struct Looked<'a> {
     pub descriptions: &'a [Description],
     /// By rule, where the pictures show what it looks for.
     pub shown: &'a BTreeMap<String, Shown>,
+    /// As [`Asked::allow_uncovered`].
     pub allow_uncovered: bool,
     pub how: &'a How,
     pub settings: &'a Settings,
@@ -149,9 +150,12 @@ pub fn hold(
     let &Looked { subject, exemplars, descriptions, how, settings, today, .. } = looked;
     let readings = descriptions.iter().flat_map(|it| &it.readings).map(|it| it.text.as_str());
     let similar = similarities(policy, how, readings)?;
-    let is_looked_at = |layer: &String| exemplars.sites.iter().any(|it| it.site == *layer);
-    let layers = subject.model.graph().default_sites().iter();
-    let not_looked_at: Vec<String> = layers.filter(|it| !is_looked_at(it)).cloned().collect();
+    // By node, as a layer has several names.
+    let graph = subject.model.graph();
+    let nodes: BTreeSet<_> = exemplars.sites.iter().filter_map(|it| graph.find(&it.site)).collect();
+    let is_looked_at = |layer: &String| graph.find(layer).is_some_and(|it| nodes.contains(&it));
+    let not_looked_at: Vec<String> =
+        graph.default_sites().iter().filter(|it| !is_looked_at(it)).cloned().collect();
     let looked_at = exemplars.sites.iter().map(|it| it.site.as_str());
     let kinds = kinds(subject, looked_at.chain(not_looked_at.iter().map(String::as_str)));
     let model: Vec<String> = subject.weights.files().iter().map(|it| it.sha256.clone()).collect();

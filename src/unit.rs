@@ -106,8 +106,9 @@ pub struct Judgement {
     pub firing: f32,
     /// The same of places all over the exemplars' pictures, on the average.
     pub elsewhere: f32,
-    /// How much oftener people name it at this depth of another network than of the one that was learnt from, beyond how
-    /// much oftener they do of deep layers, as a factor of the odds: 1 of deep layers.
+    /// How much less often people name it at this depth of another network than of the one that was learnt from, beyond
+    /// how much less often they do of deep layers, as a factor of the odds, 0..=1: 1 of deep layers, and where it is not
+    /// less often.
     pub depth: f32,
     /// The confidence of the surest reading that speaks of it, 0..=1; 0 where none does.
     pub said: f32,

@@ -8,7 +8,7 @@
 set -u
 MODEL=${MODEL:?names the checkpoint}
 DATA=${DATA:?names the pictures}
-POLICY=${POLICY:-faces@1}
+POLICY=${POLICY:-faces@2}
 OUT=${OUT:-reports/gate}
 BASELINE=${BASELINE:-}
 

@@ -159,7 +159,7 @@ pub struct Policing {
     /// without a revision
     #[arg(long, env = "MILAN_LOCKED")]
     pub locked: bool,
-    /// Let a rule pass on pictures that do not show what it looks for, and without all layers in its scope
+    /// Let a rule pass on pictures that do not show what it looks for, and without all layers described
     #[arg(long, env = "MILAN_ALLOW_UNCOVERED")]
     pub allow_uncovered: bool,
     /// The day on which exceptions are held against their end, such as 2026-12-31 [default: today, in UTC]
@@ -251,8 +251,8 @@ impl std::str::FromStr for Output {
 impl Shared {
     /// Checks what clap cannot, and sets the number of threads for the whole process.
     pub fn check(&self) -> anyhow::Result<Settings> {
-        if self.batch_size == 0 || self.threads == Some(0) {
-            return Err(usage!("--batch-size and --threads want at least 1"));
+        if self.batch_size == 0 {
+            return Err(usage!("--batch-size wants at least 1"));
         }
         if !(0.0..=1.0).contains(&self.max_unreadable) {
             return Err(usage!(
@@ -333,8 +333,12 @@ fn matches(command: clap::Command) -> anyhow::Result<clap::ArgMatches> {
 
 /// Sets the number of threads for the whole process; all cores when none is said.
 pub fn start_threads(threads: Option<usize>) -> anyhow::Result<usize> {
+    const MOST: usize = 1024;
     let threads =
         threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    if !(1..=MOST).contains(&threads) {
+        return Err(usage!("--threads wants 1 to {MOST}, not {threads}"));
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::describe::{Describer, How};
 use crate::policy::finding::find;
-use crate::policy::matcher::Trace;
+use crate::policy::matcher::{Trace, Tried};
 use crate::policy::{self, Policy, Rule, Similarities, examples, presets};
 use crate::report::{self, Report, UnitFacts, counted};
 use crate::ruling::{Asked, similarities};
@@ -437,32 +437,46 @@ fn explained(policy: &Policy, rule: &Rule, facts: &UnitFacts, similar: &Similari
 
 /// The patterns that covered anything, and how alike phrases were.
 fn tried(trace: &Trace) -> String {
+    tried_within(&trace.tried, "    ")
+}
+
+/// What a match tried, each line behind the indentation.
+fn tried_within(all: &[Tried], indent: &str) -> String {
     let mut lines = BTreeSet::new();
     let mut text = String::new();
-    for it in &trace.tried {
+    for it in all {
+        let within = match it.within.iter().any(Tried::covers_anything) {
+            true => tried_within(&it.within, &format!("{indent}  ")),
+            false => String::new(),
+        };
+        let (part, pattern) = (it.part, it.pattern.as_str());
+        // Its patterns follow in lines of their own.
+        let pattern = if within.is_empty() { pattern } else { "a match within the match" };
         let line = match (it.hits.as_slice(), it.similarity) {
             (hits, Some(score)) => {
                 let far = if hits.is_empty() { ", too far" } else { "" };
-                format!("    {}: {}: {score:.2}{far}\n", it.part, it.pattern)
+                format!("{indent}{part}: {pattern}: {score:.2}{far}\n")
             }
-            ([], None) => continue,
+            ([], None) if within.is_empty() => continue,
+            ([], None) => format!("{indent}{part}: {pattern} covers nothing\n"),
             (hits, None) => {
                 let what = if it.part == "none" { "strikes out" } else { "covers" };
                 let hits: Vec<String> = hits.iter().map(|it| format!("\"{it}\"")).collect();
-                format!("    {}: {} {what} {}\n", it.part, it.pattern, hits.join(", "))
+                format!("{indent}{part}: {pattern} {what} {}\n", hits.join(", "))
             }
         };
-        if lines.insert(line.clone()) {
-            text += &line;
+        let lines_here = line + &within;
+        if lines.insert(lines_here.clone()) {
+            text += &lines_here;
         }
     }
     let nothing = |part: &str| {
-        trace.tried.iter().any(|it| it.part == part)
-            && trace.tried.iter().all(|it| it.part != part || it.hits.is_empty())
+        all.iter().any(|it| it.part == part)
+            && all.iter().all(|it| it.part != part || it.hits.is_empty())
     };
     for part in ["any", "all"] {
         if nothing(part) {
-            text += &format!("    {part}: nothing covers any of it\n");
+            text += &format!("{indent}{part}: nothing covers any of it\n");
         }
     }
     text

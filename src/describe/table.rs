@@ -182,7 +182,8 @@ fn rows(path: &Path) -> anyhow::Result<Vec<Row>> {
                     path.display()
                 ));
             }
-            if 0 < n {
+            // A text without a letter, such as a dash, describes nothing.
+            if field(text).chars().any(char::is_alphanumeric) {
                 texts.push(Reading { text: field(text).to_owned(), confidence });
             }
         }

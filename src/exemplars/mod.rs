@@ -26,6 +26,9 @@ use topk::Kept;
 pub use gather::Gather;
 pub use mask::mask;
 
+/// The most pictures that a unit may keep: the maps of all of them are in memory.
+const MAX_TOP_K: usize = 1000;
+
 /// How many pictures a unit keeps, and at which quantile its masks are cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
@@ -48,8 +51,8 @@ impl Default for Config {
 
 impl Config {
     pub fn check(&self) -> anyhow::Result<()> {
-        if self.top_k == 0 {
-            return Err(usage!("--top-k wants at least 1"));
+        if !(1..=MAX_TOP_K).contains(&self.top_k) {
+            return Err(usage!("--top-k wants 1 to {MAX_TOP_K} pictures, not {}", self.top_k));
         }
         if !(self.quantile > 0. && self.quantile < 1.) {
             return Err(usage!("--quantile wants a share between 0 and 1, not {}", self.quantile));

@@ -60,6 +60,28 @@ impl Params {
     }
 }
 
+/// `(…, c_in)` times `(c_in, c_out)`. On the CPU always so many rows at a time: the order in which products are added up
+/// depends on how many rows there are, and what comes out of a picture must not depend on the pictures beside it.
+fn rows_times(xs: &Tensor, weight_t: &Tensor) -> Result<Tensor> {
+    const ROWS: usize = 8;
+    let mut shape = xs.dims().to_vec();
+    let last = shape.len() - 1;
+    let rows = xs.reshape(((), shape[last]))?; // of all tokens
+    shape[last] = weight_t.dim(1)?;
+    let n = rows.dim(0)?;
+    let ys = match xs.device().is_cpu() {
+        true => {
+            let rows = rows.pad_with_zeros(0, 0, n.next_multiple_of(ROWS) - n)?;
+            let parts = rows.chunk(rows.dim(0)? / ROWS, 0)?;
+            let parts: Vec<Tensor> =
+                parts.iter().map(|it| it.matmul(weight_t)).collect::<Result<_>>()?;
+            Tensor::cat(&parts, 0)?.narrow(0, 0, n)?
+        }
+        false => rows.matmul(weight_t)?,
+    };
+    ys.reshape(shape)
+}
+
 /// The output of one op.
 pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tensor> {
     let xs = inputs[0];
@@ -73,11 +95,7 @@ pub(super) fn eval(op: &Op, params: &Params, inputs: &[&Tensor]) -> Result<Tenso
         }
         (Op::BatchNorm { .. }, Params::Affine { scale, shift }) => affine(xs, scale, shift),
         (Op::Linear { .. }, Params::Linear { weight_t, bias }) => {
-            let mut shape = xs.dims().to_vec();
-            let last = shape.len() - 1;
-            let rows = xs.reshape(((), shape[last]))?; // of all tokens
-            shape[last] = weight_t.dim(1)?;
-            rows.matmul(weight_t)?.broadcast_add(bias)?.reshape(shape)
+            rows_times(xs, weight_t)?.broadcast_add(bias)
         }
         (Op::Patches { size, .. }, Params::Conv { weight, bias: Some(bias) }) => {
             conv2d(xs, weight, size, size, Padding::Even(0), 1)?.broadcast_add(bias)

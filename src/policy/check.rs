@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::coverage::covered;
+use super::coverage::inconclusive_unless_covered;
 use super::exceptions::{self, ExceptionOutcome};
 use super::finding::{Finding, find, said};
 use super::gates::{self, Gate, Known, some};
@@ -26,9 +26,9 @@ pub struct Facts<'a> {
     pub today: Date,
     /// By rule, where the describer judges what the pictures show.
     pub shown: &'a BTreeMap<String, Shown>,
-    /// Layers of the model's own choice that were not looked at.
+    /// Of the layers that are described where the user names none, those that were not looked at.
     pub not_looked_at: &'a [String],
-    /// Whether a rule may pass on pictures that do not show what it looks for, and without all its layers.
+    /// Whether a rule may pass on pictures that do not show what it looks for, or without some of its layers.
     pub allow_uncovered: bool,
 }
 
@@ -39,7 +39,8 @@ pub enum CheckStatus {
     Passed,
     Violated,
     Warned,
-    /// There was too little to look at: of a rule, no unit is in scope, or none of those was described.
+    /// There was too little to look at: of a rule, no unit is in scope, or none of those was described, or the pictures
+    /// do not show what it looks for, or some of its layers were not looked at.
     Inconclusive,
     /// Not held against this run.
     Skipped,
@@ -124,7 +125,8 @@ pub fn check(policy: &Policy, facts: &Facts<'_>) -> Checked {
 pub fn candidates(policy: &Policy, facts: &Facts<'_>) -> Vec<Unit> {
     let asks = policy.rules.iter().filter(|rule| rule.scope.min_importance.is_some());
     let matching = asks.flat_map(|rule| {
-        let units = in_scope(rule, facts).filter(|it| find(rule, it, facts.similar).is_some());
+        let units =
+            descriptions_in_scope(rule, facts).filter(|it| find(rule, it, facts.similar).is_some());
         units.map(|it| it.unit.clone()).collect::<Vec<_>>()
     });
     matching.collect::<BTreeSet<_>>().into_iter().collect()
@@ -136,7 +138,10 @@ pub(super) fn is_in_scope(rule: &Rule, facts: &Facts<'_>, layer: &str) -> bool {
     rule.scope.layers.matches(layer) && (rule.scope.kinds.is_empty() || is_kind())
 }
 
-fn in_scope<'a>(rule: &'a Rule, facts: &'a Facts<'_>) -> impl Iterator<Item = &'a Description> {
+fn descriptions_in_scope<'a>(
+    rule: &'a Rule,
+    facts: &'a Facts<'_>,
+) -> impl Iterator<Item = &'a Description> {
     let mut last: Option<(&str, bool)> = None;
     facts.descriptions.iter().filter(move |it| {
         let site = it.unit.site.as_str();
@@ -160,7 +165,7 @@ fn check_rule(
     let mut observed = Observed::default();
     let (mut findings, mut possible, mut excepted) = (Vec::new(), Vec::new(), Vec::new());
     let mut by_layer: BTreeMap<&str, (usize, usize)> = BTreeMap::new(); // layer: (found, in scope)
-    for description in in_scope(rule, facts) {
+    for description in descriptions_in_scope(rule, facts) {
         observed.in_scope += 1;
         let (found_here, in_scope_here) = by_layer.entry(&description.unit.site).or_default();
         *in_scope_here += 1;
@@ -203,7 +208,7 @@ fn check_rule(
     let (status, why) = judge(rule, &observed, policy.gates.unused_rule);
     let shown = facts.shown.get(&rule.id).copied();
     let outcome = Outcome { status, observed, why, findings, possible, excepted, shown };
-    covered(rule, facts, outcome)
+    inconclusive_unless_covered(rule, facts, outcome)
 }
 
 fn judge(rule: &Rule, observed: &Observed, unused: Option<Level>) -> (CheckStatus, Vec<String>) {

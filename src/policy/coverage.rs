@@ -1,5 +1,6 @@
-//! Whether a rule that passes could have found something: pictures have to show what it looks for, and all layers in its
-//! scope have to be looked at, as units of different layers are compared with each other.
+//! Whether a rule that passes could have found something: pictures have to show what it looks for, and the layers in its
+//! scope have to be looked at. Where critics judge units they compare them with those of all other layers, so that all
+//! layers have to be looked at, whatever the rule's scope.
 
 use super::check::{CheckStatus, Facts, Outcome, is_in_scope};
 use super::gates::some;
@@ -19,7 +20,11 @@ fn least_shown(pictures: usize) -> usize {
 }
 
 /// The outcome, which is inconclusive where the rule passes without having been able to find anything.
-pub(super) fn covered(rule: &Rule, facts: &Facts<'_>, outcome: Outcome) -> Outcome {
+pub(super) fn inconclusive_unless_covered(
+    rule: &Rule,
+    facts: &Facts<'_>,
+    outcome: Outcome,
+) -> Outcome {
     if facts.allow_uncovered || rule.level == Level::Allow || outcome.status != CheckStatus::Passed
     {
         return outcome;
@@ -33,14 +38,20 @@ pub(super) fn covered(rule: &Rule, facts: &Facts<'_>, outcome: Outcome) -> Outco
             least_shown(shown.of)
         ));
     }
-    let missed = facts.not_looked_at.iter().filter(|it| is_in_scope(rule, facts, it));
-    let missed: Vec<&str> = missed.map(String::as_str).collect();
+    let is_judged = rule.is_judged() && outcome.shown.is_some();
+    let is_missed = |layer: &&String| is_judged || is_in_scope(rule, facts, layer);
+    let missed: Vec<&str> =
+        facts.not_looked_at.iter().filter(is_missed).map(String::as_str).collect();
     if !missed.is_empty() {
-        why.push(format!(
-            "{} of the layers in its scope were not looked at ({}); leave --layers out, narrow the rule's [rule.scope], or say --allow-uncovered",
-            missed.len(),
-            some(&missed)
-        ));
+        let (n, missed) = (missed.len(), some(&missed));
+        why.push(match is_judged {
+            true => format!(
+                "{n} of the network's layers were not looked at ({missed}), and its units are judged by comparison with those of all layers; have all layers described, or say --allow-uncovered"
+            ),
+            false => format!(
+                "{n} of the layers in its scope were not looked at ({missed}); have them described too, narrow the rule's [rule.scope], or say --allow-uncovered"
+            ),
+        });
     }
     if why.is_empty() {
         return outcome;
@@ -57,10 +68,22 @@ mod tests {
     use crate::policy::matcher::Similarities;
     use crate::unit::{Description, Kind, Reading, Shown, Status};
 
-    /// One unit of layer `a` that a rule does not find.
+    /// One unit of layer `a` that a rule does not find, where so many of 800 pictures show it; `None` where nobody judges
+    /// pictures.
     fn outcome(
         rule: &str,
-        pictures: usize,
+        pictures: Option<usize>,
+        not_looked_at: &[&str],
+        allow_uncovered: bool,
+    ) -> Outcome {
+        outcome_of("dogs", rule, pictures, not_looked_at, allow_uncovered)
+    }
+
+    /// The same of a unit that is said to fire on something.
+    fn outcome_of(
+        said: &str,
+        rule: &str,
+        pictures: Option<usize>,
         not_looked_at: &[&str],
         allow_uncovered: bool,
     ) -> Outcome {
@@ -70,11 +93,11 @@ mod tests {
         let unit = Description {
             unit: "a:0".parse().unwrap(),
             status: Status::Described,
-            readings: vec![Reading { text: "dogs".into(), confidence: 0.9 }],
+            readings: vec![Reading { text: said.into(), confidence: 0.9 }],
             evidence: BTreeMap::new(),
             judged: BTreeMap::new(),
         };
-        let shown = Shown { places: pictures, pictures, of: 800 };
+        let shown = pictures.map(|it| Shown { places: it, pictures: it, of: 800 });
         let not_looked_at: Vec<String> = not_looked_at.iter().map(|it| (*it).to_owned()).collect();
         let kinds = [("a", Kind::ConvChannel), ("fc", Kind::MlpNeuron)];
         let facts = Facts {
@@ -84,7 +107,7 @@ mod tests {
             similar: &Similarities::default(),
             model: &[],
             today: jiff::civil::date(2026, 6, 1),
-            shown: &BTreeMap::from([("r".to_owned(), shown)]),
+            shown: &shown.map(|it| ("r".to_owned(), it)).into_iter().collect(),
             not_looked_at: &not_looked_at,
             allow_uncovered,
         };
@@ -93,7 +116,7 @@ mod tests {
 
     #[test]
     fn pictures_that_do_not_show_it_let_no_rule_pass() {
-        let it = outcome("", 1, &[], false);
+        let it = outcome("", Some(1), &[], false);
         assert_eq!(it.status, CheckStatus::Inconclusive);
         assert_eq!(
             it.why,
@@ -101,27 +124,47 @@ mod tests {
                 "1 of 800 pictures show what it looks for, 4 are wanted; add pictures that do, or say --allow-uncovered"
             ]
         );
-        assert_eq!(outcome("", 1, &[], true).status, CheckStatus::Passed);
-        assert_eq!(outcome("", 4, &[], false).status, CheckStatus::Passed);
+        assert_eq!(outcome("", Some(1), &[], true).status, CheckStatus::Passed);
+        assert_eq!(outcome("", Some(4), &[], false).status, CheckStatus::Passed);
     }
 
     #[test]
-    fn layers_that_were_not_looked_at_let_no_rule_pass() {
-        let it = outcome("", 4, &["b", "fc"], false);
+    fn layers_in_its_scope_that_were_not_looked_at_let_no_rule_pass() {
+        let it = outcome("", None, &["b", "fc"], false);
         assert_eq!(it.status, CheckStatus::Inconclusive);
         assert_eq!(
             it.why,
             [
-                "2 of the layers in its scope were not looked at (b, fc); leave --layers out, narrow the rule's [rule.scope], or say --allow-uncovered"
+                "2 of the layers in its scope were not looked at (b, fc); have them described too, narrow the rule's [rule.scope], or say --allow-uncovered"
             ]
         );
-        assert_eq!(outcome("", 4, &["b"], true).status, CheckStatus::Passed);
+        assert_eq!(outcome("", None, &["b"], true).status, CheckStatus::Passed);
         // Out of its scope, or of another kind.
-        assert_eq!(outcome("scope.layers = [\"a\"]", 4, &["b"], false).status, CheckStatus::Passed);
+        let of_layer = "scope.layers = [\"a\"]";
+        assert_eq!(outcome(of_layer, None, &["b"], false).status, CheckStatus::Passed);
         let of_kind = "scope.kinds = [\"conv-channel\"]";
-        assert_eq!(outcome(of_kind, 4, &["fc"], false).status, CheckStatus::Passed);
-        // What is violated stays so.
-        let violated = "limit.max-share = 0.0\n[rule.scope]\nmin-confidence = 0.0";
-        assert_eq!(outcome(violated, 4, &["b"], false).status, CheckStatus::Inconclusive);
+        assert_eq!(outcome(of_kind, None, &["fc"], false).status, CheckStatus::Passed);
+    }
+
+    #[test]
+    fn critics_compare_with_all_layers_whatever_the_scope() {
+        let of_layer = "scope.layers = [\"a\"]";
+        let it = outcome(of_layer, Some(4), &["b"], false);
+        assert_eq!(it.status, CheckStatus::Inconclusive);
+        assert_eq!(
+            it.why,
+            [
+                "1 of the network's layers were not looked at (b), and its units are judged by comparison with those of all layers; have all layers described, or say --allow-uncovered"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_violated_stays_so() {
+        let it = outcome_of("faces", "", Some(0), &["b"], false);
+        assert_eq!(
+            (it.status, it.why),
+            (CheckStatus::Violated, vec!["1 unit found, 0 allowed".into()])
+        );
     }
 }

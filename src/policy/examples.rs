@@ -1,6 +1,6 @@
 //! Trying a policy on words: its own examples, a unit of a report, and what its rules can never match.
 
-use super::matcher::{Matcher, Pattern, Similarities, Trace};
+use super::matcher::{Matcher, Pattern, Similarities, Tried};
 use super::{Policy, Rule};
 
 /// An example that came out otherwise than its rule says.
@@ -50,25 +50,34 @@ pub fn test(policy: &Policy, similar: &Similarities) -> Tested {
 
 /// Phrases of a rule that it can never match, because a `none` strikes them out.
 pub fn never(rule: &Rule) -> Vec<String> {
-    never_within(&rule.matcher)
+    let never = |text: &String| {
+        let trace = rule.matcher.trace(text, &Similarities::default());
+        is_struck(&trace.tried) && !is_covered(&trace.tried)
+    };
+    let mut phrases = plain_phrases(&rule.matcher);
+    phrases.retain(never);
+    phrases
 }
 
-fn never_within(matcher: &Matcher) -> Vec<String> {
-    let struck = |trace: &Trace| {
-        let hit = trace.tried.iter().any(|it| it.part == "none" && !it.hits.is_empty());
-        let left = trace.tried.iter().any(|it| it.part == "any" && !it.hits.is_empty());
-        hit && !left
-    };
-    let never = |text: &String| struck(&matcher.trace(text, &Similarities::default()));
+/// The phrases of a match and of those within it that stand for themselves alone.
+fn plain_phrases(matcher: &Matcher) -> Vec<String> {
     let phrases = matcher.any.iter().flat_map(|it| match it {
         Pattern::Words(list) => {
             let plain = list.words().iter().filter(|it| !it.contains(['<', '?', '*']));
-            plain.filter(|it| never(it)).cloned().collect()
+            plain.cloned().collect()
         }
-        Pattern::Match(inner) => never_within(inner),
+        Pattern::Match(inner) => plain_phrases(inner),
         Pattern::Regex(_) | Pattern::Phrase { .. } => vec![],
     });
     phrases.collect()
+}
+
+fn is_struck(tried: &[Tried]) -> bool {
+    tried.iter().any(|it| (it.part == "none" && !it.hits.is_empty()) || is_struck(&it.within))
+}
+
+fn is_covered(tried: &[Tried]) -> bool {
+    tried.iter().any(|it| it.part == "any" && (!it.hits.is_empty() || is_covered(&it.within)))
 }
 
 #[cfg(test)]
@@ -89,5 +98,13 @@ mod tests {
         assert_eq!(failed, [("heads", None), ("a face", Some("face"))]);
         assert_eq!(texts(&policy).count(), 4);
         assert_eq!(never(&policy.rules[0]), ["clock face"]);
+    }
+    #[test]
+    fn a_none_strikes_out_phrases_of_a_match_within_a_match() {
+        let text = "policy-version = 1\n[[rule]]\nid = \"a\"\n[rule.match]\nany = [\n\
+            { any = [\"clock face\", \"dog face\", \"eye\"], none = [\"dog face\"] }, { any = [\"eye of a dog\"] } ]\n\
+            none = [\"clock face\"]\n";
+        let policy = parse(text, "p.toml").unwrap();
+        assert_eq!(never(&policy.rules[0]), ["clock face", "dog face"]);
     }
 }

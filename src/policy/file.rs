@@ -98,7 +98,6 @@ impl Loader {
                 action: Action::Report,
             },
             asks_likeness: None,
-            is_within_match: false,
         };
         let name = Path::new(path)
             .file_stem()
@@ -312,7 +311,7 @@ mod tests {
                 "p.toml:8:6: `Faces!` is no id; wanted small letters, digits and `-`",
                 "p.toml:10:17: there is no list `face` in [lists]; did you mean `faces`?",
                 "p.toml:10:37: `(` is no regex: unclosed group",
-                "p.toml:10:44: wanted a text or one of { words }, { list }, { regex }, { phrase }, { evidence }, { any }, found 7",
+                "p.toml:10:44: wanted a text or one of { words }, { list }, { regex }, { phrase }, { evidence }, or a match { any, all, none }, found 7",
                 "p.toml:10:47: there is no list `face`",
                 "p.toml:12:11: `a[` is no layer pattern: unclosed character class; missing ']'",
                 "p.toml:13:10: `conv` is no kind; there are conv-channel, mlp-neuron; did you mean `conv-channel`?",

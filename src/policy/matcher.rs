@@ -112,69 +112,58 @@ impl Matcher {
 
     /// What of the text matched; `None` if it does not match.
     pub fn find(&self, text: &str, similar: &Similarities) -> Option<String> {
-        self.judge(text, similar, |_, _, _| {})
+        self.judge(&Words::of(text), similar, None).map(|it| it.said)
     }
 
     /// Everything that was tried, and what came of it.
     pub fn trace(&self, text: &str, similar: &Similarities) -> Trace {
         let mut tried = Vec::new();
-        let found = self.judge(text, similar, |part, pattern, hits| {
-            tried.push(Tried::new(part, pattern, text, hits, similar));
-        });
-        Trace { tried, found }
+        let found = self.judge(&Words::of(text), similar, Some(&mut tried));
+        Trace { tried, found: found.map(|it| it.said) }
     }
 
-    /// Tells `tried` of each pattern in turn, and what of the text it covers.
+    /// Tries the patterns in turn, on what is not struck out of the text yet, and adds each to `tried`. What is struck
+    /// out here is not struck out of the caller's text.
     fn judge(
         &self,
-        text: &str,
+        text: &Words,
         similar: &Similarities,
-        mut tried: impl FnMut(&'static str, &Pattern, &[Range<usize>]),
-    ) -> Option<String> {
-        let mut words = Words::of(text);
-        for pattern in &self.none {
-            let hits = pattern.find_all(&words, similar);
-            hits.iter().for_each(|hit| words.strike(hit));
-            tried("none", pattern, &hits);
-        }
-        let mut matched = Some(Vec::new());
-        let (any, all) = (self.any.as_slice(), self.all.as_slice());
-        let mut first = None;
-        for pattern in any {
-            let hits = pattern.find_all(&words, similar);
-            tried("any", pattern, &hits);
-            first = first.or_else(|| pattern.named(text, &hits));
-        }
-        match first {
-            Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
-            None if any.is_empty() && self.evidence.is_empty() && !all.is_empty() => {}
-            None => matched = None, // Also where only evidence is asked for.
-        }
-        for pattern in all {
-            let hits = pattern.find_all(&words, similar);
-            tried("all", pattern, &hits);
-            match pattern.named(text, &hits) {
-                Some(hit) => matched.iter_mut().for_each(|it| it.push(hit.clone())),
-                None => matched = None,
-            }
-        }
-        matched.map(|it| it.join(" and "))
-    }
-
-    /// What of a text it covers, in the order of its patterns; nothing where it does not match. The text keeps its words.
-    fn find_all(&self, text: &Words, similar: &Similarities) -> Vec<Range<usize>> {
+        mut tried: Option<&mut Vec<Tried>>,
+    ) -> Option<Match> {
         let mut words = text.clone();
+        let mut look = |part, pattern: &Pattern, words: &Words| {
+            let mut within = tried.is_some().then(Vec::new);
+            let found = pattern.judge(words, similar, within.as_mut());
+            if let Some(tried) = tried.as_deref_mut() {
+                let covers = found.as_ref().map(|it| it.covers.as_slice()).unwrap_or_default();
+                let within = within.unwrap_or_default();
+                tried.push(Tried::new(part, pattern, &words.text, covers, within, similar));
+            }
+            found
+        };
         for pattern in &self.none {
-            pattern.find_all(&words, similar).iter().for_each(|hit| words.strike(hit));
+            let found = look("none", pattern, &words);
+            found.iter().flat_map(|it| &it.covers).for_each(|it| words.strike(it));
         }
-        let find = |pattern: &Pattern| pattern.find_all(&words, similar);
-        let any: Vec<_> = self.any.iter().flat_map(find).collect();
-        let all: Vec<_> = self.all.iter().map(find).collect();
-        if all.iter().any(Vec::is_empty) || (any.is_empty() && !self.any.is_empty()) {
-            return vec![];
+        let any: Vec<Match> = self.any.iter().filter_map(|it| look("any", it, &words)).collect();
+        let all: Vec<Option<Match>> = self.all.iter().map(|it| look("all", it, &words)).collect();
+        let all: Vec<Match> = all.into_iter().collect::<Option<_>>()?;
+        let asks_any = !self.any.is_empty() || !self.evidence.is_empty();
+        if (asks_any && any.is_empty()) || (!asks_any && all.is_empty()) {
+            return None;
         }
-        any.into_iter().chain(all.into_iter().flatten()).collect()
+        let said: Vec<&str> = any.iter().take(1).chain(&all).map(|it| it.said.as_str()).collect();
+        let said = said.join(" and ");
+        Some(Match { said, covers: any.into_iter().chain(all).flat_map(|it| it.covers).collect() })
     }
+}
+
+/// What matched in a text.
+struct Match {
+    /// As a finding names it.
+    said: String,
+    /// Of the text, in the order of the patterns; never empty.
+    covers: Vec<Range<usize>>,
 }
 
 /// How a text was judged.
@@ -196,22 +185,31 @@ pub struct Tried {
     pub hits: Vec<String>,
     /// Of a phrase, how alike it is.
     pub similarity: Option<f32>,
+    /// Of a match within the match, what it tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Tried>,
 }
 
 impl Tried {
+    /// Whether it, or anything that it tried in turn, covers some of the text.
+    pub fn covers_anything(&self) -> bool {
+        !self.hits.is_empty() || self.within.iter().any(Tried::covers_anything)
+    }
+
     fn new(
         part: &'static str,
         pattern: &Pattern,
         text: &str,
-        hits: &[Range<usize>],
+        covers: &[Range<usize>],
+        within: Vec<Tried>,
         similar: &Similarities,
     ) -> Tried {
         let similarity = match pattern {
             Pattern::Phrase { phrase, .. } => similar.of(phrase, text),
             _ => None,
         };
-        let hits = hits.iter().map(|at| text[at.clone()].to_owned()).collect();
-        Tried { part, pattern: pattern.to_string(), hits, similarity }
+        let hits = covers.iter().map(|at| text[at.clone()].to_owned()).collect();
+        Tried { part, pattern: pattern.to_string(), hits, similarity, within }
     }
 }
 
@@ -228,41 +226,45 @@ impl std::fmt::Display for Pattern {
                 write!(f, "like \"{phrase}\" ({min_similarity} or more)")
             }
             Pattern::Match(inner) => {
-                let mut patterns = inner.any.iter().chain(&inner.all);
-                let first = patterns.next().map(Pattern::to_string).unwrap_or_default();
-                let more = if patterns.next().is_some() { "; …" } else { "" };
-                write!(f, "({first}{more})")
+                let parts = [("any", &inner.any), ("all", &inner.all), ("none", &inner.none)];
+                let parts = parts.iter().filter_map(|(name, patterns)| {
+                    let more = if 1 < patterns.len() { "; …" } else { "" };
+                    Some(format!("{name} of {}{more}", patterns.first()?))
+                });
+                write!(f, "({})", parts.collect::<Vec<_>>().join(", "))
             }
         }
     }
 }
 
 impl Pattern {
-    /// What of the text the pattern covers.
-    fn find_all(&self, text: &Words, similar: &Similarities) -> Vec<Range<usize>> {
-        match self {
+    /// What of the text the pattern covers, and what to call it.
+    fn judge(
+        &self,
+        text: &Words,
+        similar: &Similarities,
+        tried: Option<&mut Vec<Tried>>,
+    ) -> Option<Match> {
+        let covers: Vec<Range<usize>> = match self {
             Pattern::Words(list) => {
                 list.phrases.iter().flat_map(|it| it.find_all(text, list.stem)).collect()
             }
             Pattern::Regex(regex) => {
-                regex.find_iter(&text.remaining()).map(|found| found.range()).collect()
+                // One that finds an empty place, as `\b` does, finds nothing there.
+                let found =
+                    regex.find_iter(&text.remaining()).map(|it| it.range()).collect::<Vec<_>>();
+                found.into_iter().filter(|it| !it.is_empty()).collect()
             }
             Pattern::Phrase { phrase, min_similarity } => {
-                let like = similar.of(phrase, &text.text);
+                let is_like = min_similarity <= &similar.of(phrase, &text.text)?;
                 let all = 0..text.text.len();
-                like.filter(|it| min_similarity <= it).map(|_| all).into_iter().collect()
+                let said = format!("like \"{phrase}\"");
+                return is_like.then(|| Match { said, covers: vec![all] });
             }
-            Pattern::Match(inner) => inner.find_all(text, similar),
-        }
-    }
-
-    /// What to call a match.
-    fn named(&self, text: &str, hits: &[Range<usize>]) -> Option<String> {
-        let hit = hits.first()?;
-        Some(match self {
-            Pattern::Phrase { phrase, .. } => format!("like \"{phrase}\""),
-            _ => text[hit.clone()].to_owned(),
-        })
+            Pattern::Match(inner) => return inner.judge(text, similar, tried),
+        };
+        let said = text.text[covers.first()?.clone()].to_owned();
+        Some(Match { said, covers })
     }
 }
 
@@ -374,8 +376,40 @@ mod tests {
         check(&matcher, "faces of dogs and people", Some("faces of dogs and people"));
         let both = Matcher { all: vec![words(&["red"]), words(&["car"])], ..Matcher::default() };
         let matcher = Matcher { any: vec![Pattern::Match(both)], ..Matcher::default() };
-        check(&matcher, "a car that is red", Some("red"));
+        check(&matcher, "a car that is red", Some("red and car"));
         check(&matcher, "a car", None);
+    }
+
+    #[test]
+    fn a_match_within_a_match_is_traced() {
+        let none = vec![words(&["dog face"])];
+        let inner = Matcher { any: vec![words(&["face", "head"])], none, ..Matcher::default() };
+        let matcher = Matcher { any: vec![Pattern::Match(inner)], ..Matcher::default() };
+        let trace = matcher.trace("dog faces", &Similarities::default());
+        let [tried] = &trace.tried[..] else { panic!("{trace:?}") };
+        assert_eq!(
+            (tried.part, tried.pattern.as_str()),
+            ("any", "(any of face, head, none of dog face)")
+        );
+        assert!(tried.hits.is_empty());
+        let within: Vec<_> = tried.within.iter().map(|it| (it.part, it.hits.join(", "))).collect();
+        assert_eq!(within, [("none", "dog faces".to_owned()), ("any", String::new())]);
+    }
+
+    #[test]
+    fn a_regex_sees_no_space_where_words_are_struck_out() {
+        let none = vec![words(&["hand of dog", "école"])];
+        let matcher =
+            Matcher { any: vec![regex(", *face"), regex("face .+")], none, ..Matcher::default() };
+        check(&matcher, "trees, hands of dogs faces", None);
+        check(&matcher, "trees, faces", Some(", face"));
+        // Struck letters keep their bytes.
+        check(&matcher, "face école", Some("face école"));
+    }
+
+    #[test]
+    fn a_regex_that_finds_an_empty_place_finds_nothing() {
+        check(&Matcher { any: vec![regex(r"\b")], ..Matcher::default() }, "a face", None);
     }
 
     #[test]

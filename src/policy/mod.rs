@@ -16,6 +16,7 @@ mod coverage;
 mod exceptions;
 mod read;
 mod read_gates;
+mod read_match;
 
 use std::collections::BTreeSet;
 

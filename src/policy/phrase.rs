@@ -43,11 +43,19 @@ impl Words {
         }
     }
 
-    /// The text with struck words blanked out, bytes staying where they are.
+    /// The text with each letter of struck words replaced by one of as many bytes that no regex takes for a space or a
+    /// letter, so that nothing is next to each other that was not before.
     pub(super) fn remaining(&self) -> String {
         let mut text = self.text.clone();
         for word in self.words.iter().filter(|word| word.struck) {
-            text.replace_range(word.at.clone(), &" ".repeat(word.at.len()));
+            let blank = |it: char| match it.len_utf8() {
+                1 => '\u{1}',
+                2 => '\u{80}',
+                3 => '\u{e000}',
+                _ => '\u{f0000}',
+            };
+            let blanks: String = self.text[word.at.clone()].chars().map(blank).collect();
+            text.replace_range(word.at.clone(), &blanks);
         }
         text
     }

@@ -58,3 +58,20 @@ pub fn newest() -> impl Iterator<Item = &'static Preset> {
 pub fn names() -> Vec<&'static str> {
     newest().map(|it| it.name).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn revisions_of_a_name_stand_together_the_newest_first() {
+        let names: BTreeSet<&str> = PRESETS.iter().map(|it| it.name).collect();
+        assert_eq!(super::names().len(), names.len());
+        let pairs = PRESETS.windows(2).filter(|it| it[0].name == it[1].name);
+        for pair in pairs {
+            assert!(pair[1].revision < pair[0].revision, "{}", pair[0].name);
+        }
+    }
+}

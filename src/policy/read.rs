@@ -1,19 +1,18 @@
-//! The keys of a policy file to rules; gates and exceptions are in [`read_gates`](super::read_gates).
+//! The keys of a policy file to rules; what they match is in [`read_match`](super::read_match), gates and exceptions are in
+//! [`read_gates`](super::read_gates).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use regex::RegexBuilder;
-
-use super::matcher::{Evidence, Matcher, Pattern, WordList};
+use super::matcher::Matcher;
 use super::phrase::Lists;
+use super::read_match::{MatchLevel, is_empty_array};
 use super::{
     Action, Certainty, Edit, EditOrder, Examples, Level, Limit, Place, Policy, Rule, Scope,
 };
-use crate::toml_file::{Table, Value, Walker, place};
+use crate::toml_file::{Table, Walker, place};
 use crate::unit::{Globs, Kind};
 
-const REGEX_SIZE: usize = 1 << 20;
 pub(super) const LEVELS: [(&str, Level); 3] =
     [("deny", Level::Deny), ("warn", Level::Warn), ("allow", Level::Allow)];
 const CERTAINTIES: [(&str, Certainty); 2] =
@@ -42,9 +41,6 @@ const KEYS: [&str; 11] = [
     "exception",
 ];
 
-/// The keys of a match.
-const MATCH_KEYS: [&str; 3] = ["any", "all", "none"];
-
 /// Reads one file on top of what it includes.
 pub(super) struct Reader<'a> {
     pub(super) walker: Walker,
@@ -54,8 +50,6 @@ pub(super) struct Reader<'a> {
     pub(super) defaults: Defaults,
     /// Whether a phrase or its likeness is asked for.
     pub(super) asks_likeness: Option<Range<usize>>,
-    /// Whether a match within a match is being read.
-    pub(super) is_within_match: bool,
 }
 
 /// For every rule of the file that does not say otherwise.
@@ -119,7 +113,7 @@ impl Reader<'_> {
                 None => self.walker.wrong_type(value, "a table"),
             }
         }
-        if policy.rules.is_empty() && !table.contains_key("rule") {
+        if policy.rules.is_empty() && table.get("rule").is_none_or(is_empty_array) {
             let message = "there is no [[rule]]; a policy without one lets everything pass";
             self.mistake("no-rule", 0..0, message.into());
         }
@@ -188,7 +182,7 @@ impl Reader<'_> {
             return;
         }
         let matcher = match self.walker.table(table, "match") {
-            Some(matcher) => self.matcher(matcher, at.clone(), "[rule.match]"),
+            Some(matcher) => self.matcher(matcher, at.clone(), MatchLevel::Rule),
             None => {
                 if !table.contains_key("match") {
                     let message = "the rule has no [rule.match], so it matches nothing";
@@ -242,162 +236,6 @@ impl Reader<'_> {
             self.walker.keys(test, &["match", "no-match"], "[rule.test]");
             rule.examples.matching.extend(self.walker.texts(test, "match"));
             rule.examples.not_matching.extend(self.walker.texts(test, "no-match"));
-        }
-    }
-
-    /// `{ any, all, none }`, called `name` in messages.
-    fn matcher(&mut self, table: &Table<'_>, at: Range<usize>, name: &str) -> Matcher {
-        self.walker.keys(table, &MATCH_KEYS, name);
-        let mut evidence = Vec::new();
-        let mut patterns = |key: &'static str| {
-            let mut found = Vec::new();
-            for value in self.walker.array(table, key) {
-                match value.get_ref().as_table() {
-                    Some(table) if table.contains_key("evidence") => {
-                        if key != "any" {
-                            let message = "`evidence` may stand in `any` only";
-                            self.mistake("misplaced", value.span(), message.into());
-                        }
-                        evidence.extend(self.evidence(table));
-                    }
-                    _ => found.extend(self.pattern(value)),
-                }
-            }
-            found
-        };
-        let (any, all, none) = (patterns("any"), patterns("all"), patterns("none"));
-        let names_any =
-            ["any", "all"].iter().any(|key| table.get(*key).is_some_and(|it| !is_empty_array(it)));
-        if !names_any {
-            let message = format!("{name} has neither `any` nor `all`, so it matches nothing");
-            self.mistake("missing-key", at, message);
-        }
-        if !evidence.is_empty() && !all.is_empty() {
-            let message = "evidence is found in no words, so `all` cannot be asked of it; make it a rule of its own";
-            self.mistake("misplaced", table["all"].span(), message.into());
-        }
-        Matcher { any, all, none, evidence }
-    }
-
-    /// A match that is a pattern of another one. Those within those within … are refused, as a stranger's file may hold
-    /// more than the stack does.
-    fn inner_match(&mut self, table: &Table<'_>, at: Range<usize>) -> Option<Matcher> {
-        if self.is_within_match {
-            let message = "a match within a match may not hold a third one";
-            self.mistake("misplaced", at, message.into());
-            return None;
-        }
-        self.is_within_match = true;
-        let matcher = self.matcher(table, at.clone(), "a match within a match");
-        self.is_within_match = false;
-        if !matcher.evidence.is_empty() {
-            let message = "`evidence` may stand in the `any` of [rule.match] only";
-            self.mistake("misplaced", at, message.into());
-        }
-        Some(matcher)
-    }
-
-    /// `{ evidence = "a phrase", min = 0.8 }`
-    fn evidence(&mut self, table: &Table<'_>) -> Option<Evidence> {
-        self.walker.keys(table, &["evidence", "min"], "evidence");
-        let phrase = self.walker.text(table, "evidence")?;
-        if phrase.trim().is_empty() {
-            let message = "an empty phrase has no evidence";
-            self.mistake("empty", table["evidence"].span(), message.into());
-        }
-        let min = self.walker.share(table, "min").map_or(0.5, |it| it as f32);
-        Some(Evidence { phrase, min })
-    }
-
-    /// A text, one of `{ words }`, `{ list }`, `{ regex }`, `{ phrase }`, or a match of its own.
-    fn pattern(&mut self, value: &Value<'_>) -> Option<Pattern> {
-        if let Some(text) = value.get_ref().as_str() {
-            if text.is_empty() {
-                self.mistake("empty", value.span(), "an empty text matches nothing".into());
-                return None;
-            }
-            return self.words(value.span(), vec![text.to_owned()], true);
-        }
-        let wanted =
-            "a text or one of { words }, { list }, { regex }, { phrase }, { evidence }, { any }";
-        let Some(table) = value.get_ref().as_table() else {
-            self.walker.wrong_type(value, wanted);
-            return None;
-        };
-        if MATCH_KEYS.iter().any(|key| table.contains_key(*key)) {
-            return self.inner_match(table, value.span()).map(Pattern::Match);
-        }
-        let kinds = ["words", "list", "regex", "phrase"];
-        let known = ["words", "list", "regex", "phrase", "evidence", "stem", "min-similarity"];
-        self.walker.keys(table, &known, "a pattern");
-        let stem = self.walker.flag(table, "stem").unwrap_or(true);
-        let idle = [("stem", ["words", "list"]), ("min-similarity", ["phrase", "phrase"])];
-        for (key, with) in idle {
-            if table.contains_key(key) && with.iter().all(|it| !table.contains_key(*it)) {
-                let message = format!("`{key}` says nothing here; it belongs to {}", with[0]);
-                self.mistake("misplaced", table[key].span(), message);
-            }
-        }
-        if kinds.iter().filter(|kind| table.contains_key(**kind)).count() != 1 {
-            let message = "a pattern wants exactly one of `words`, `list`, `regex`, `phrase`";
-            self.mistake("pattern", value.span(), message.into());
-            return None;
-        }
-        if table.contains_key("words") {
-            let words = self.walker.texts(table, "words");
-            return self.words(table["words"].span(), words, stem);
-        }
-        if let Some(list) = self.walker.text(table, "list") {
-            let Some(words) = self.lists.get(&list).cloned() else {
-                let names: Vec<&str> = self.lists.keys().map(String::as_str).collect();
-                let message = format!("there is no list `{list}` in [lists]");
-                self.walker.unknown("unknown-list", table["list"].span(), message, &list, &names);
-                return None;
-            };
-            return self.words(table["list"].span(), words, stem);
-        }
-        if let Some(phrase) = self.walker.text(table, "phrase") {
-            if phrase.trim().is_empty() {
-                let message = "an empty phrase is like nothing";
-                self.mistake("empty", table["phrase"].span(), message.into());
-            }
-            self.asks_likeness.get_or_insert(table["phrase"].span());
-            let Some(min) = self.walker.number(table, "min-similarity", -1., 1.) else {
-                if !table.contains_key("min-similarity") {
-                    let message = "a phrase wants `min-similarity`, between -1 and 1";
-                    self.mistake("missing-key", value.span(), message.into());
-                }
-                return None;
-            };
-            return Some(Pattern::Phrase { phrase, min_similarity: min as f32 });
-        }
-        let text = self.walker.text(table, "regex")?;
-        match RegexBuilder::new(&text).size_limit(REGEX_SIZE).build() {
-            Ok(regex) if regex.is_match("") => {
-                let message =
-                    format!("`{text}` matches an empty text too, and so it would match everywhere");
-                self.mistake("empty", table["regex"].span(), message);
-                None
-            }
-            Ok(regex) => Some(Pattern::Regex(regex)),
-            Err(error) => {
-                // The regex crate draws the mistake over several lines; its last one says what it is.
-                let error = error.to_string();
-                let what = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                let message = format!("`{text}` is no regex: {what}");
-                self.mistake("bad-regex", table["regex"].span(), message);
-                None
-            }
-        }
-    }
-
-    fn words(&mut self, at: Range<usize>, words: Vec<String>, stem: bool) -> Option<Pattern> {
-        match WordList::new(words, stem, &self.lists) {
-            Ok(list) => Some(Pattern::Words(list)),
-            Err(message) => {
-                self.mistake("bad-phrase", at, message);
-                None
-            }
         }
     }
 
@@ -483,8 +321,4 @@ pub(super) fn join_encoders(
         (None, other) => policy.sentence_encoder = other,
         _ => {}
     }
-}
-
-fn is_empty_array(value: &Value<'_>) -> bool {
-    value.get_ref().as_array().is_some_and(|it| it.is_empty())
 }

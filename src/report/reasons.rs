@@ -22,10 +22,9 @@ pub(crate) fn reasons(it: &Judgement) -> Vec<String> {
     if it.said == 0. {
         reasons.push("none of its descriptions says so".to_owned());
     }
-    if !(0.67..1.5).contains(&it.depth) {
-        let than = if it.depth < 1. { "more seldom" } else { "oftener" };
-        reasons
-            .push(format!("people say so {than} of layers as deep as this one in another network"));
+    if it.depth < 0.67 {
+        let text = "people say so less often of layers as deep as this one in another network";
+        reasons.push(text.to_owned());
     }
     reasons
 }

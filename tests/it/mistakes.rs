@@ -74,7 +74,13 @@ error: the policy bad.toml has 1 mistake",
         2,
         "error: `demo:5:0:dirty` names no drawn pictures; wanted demo:N:SEED:SPLIT, such as demo:500:0:clean; splits are mixed, clean, train, adversarial, face-train, face-adversarial, tint-train, tint-adversarial",
     );
-    check_error("milan-audit", at, &["--top-k", "0"], 2, "error: --top-k wants at least 1");
+    check_error(
+        "milan-audit",
+        at,
+        &["--top-k", "0"],
+        2,
+        "error: --top-k wants 1 to 1000 pictures, not 0",
+    );
     check_error(
         "milan-audit",
         at,

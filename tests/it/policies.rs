@@ -189,6 +189,36 @@ fn a_gate_passes_or_cannot_conclude_and_says_so() {
 }
 
 #[test]
+fn layers_that_were_not_looked_at_let_no_rule_pass() {
+    let (folder, _) = planted_files();
+    let at = folder.path();
+    let rule = "[[rule]]\nid = \"zebras\"\nmatch.any = [\"zebra\"]\n";
+    let missed = |layers: &str, n: usize| {
+        let advice =
+            "have them described too, narrow the rule's [rule.scope], or say --allow-uncovered";
+        format!(
+            "inconclusive: zebras: {n} of the layers in its scope were not looked at ({layers}); {advice}\n"
+        )
+    };
+    let ran = held(at, rule, &["--layers", "conv1,layer3"]);
+    assert_eq!((ran.code, ran.stderr), (3, missed("layer1, layer2", 2)));
+    // Whatever a layer is called: `layer3` is its last block.
+    let all = "conv1,layer1,layer2,layer3.0";
+    assert_eq!(held(at, rule, &["--layers", all]).code, 0);
+    let scoped = format!("{rule}scope.layers = [\"conv1\"]\n");
+    assert_eq!(held(at, &scoped, &["--layers", "conv1"]).code, 0);
+    let allowed = ["--layers", "conv1", "--allow-uncovered"];
+    assert_eq!(held(at, rule, &allowed).code, 0);
+    // A table that describes one layer says nothing of the others.
+    std::fs::write(at.join("d.csv"), "layer,unit,description\nlayer1,4,a dog\n").unwrap();
+    let ran = held(at, rule, &["--describer", "csv:d.csv"]);
+    assert_eq!((ran.code, ran.stderr), (3, missed("conv1, layer2, layer3", 3)));
+    // What is found is found.
+    let ran = held(at, &rule.replace("zebra\"]", "text\"]"), &["--layers", "conv1"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+}
+
+#[test]
 fn levels_limits_and_exceptions_decide_what_fails() {
     let (folder, _) = planted_files();
     let at = folder.path();
@@ -398,6 +428,9 @@ fn an_edit_is_held_against_the_gates_of_its_policy() {
     assert_eq!((loose.0, loose.2.as_deref()), (0, Some("passed")), "{}", loose.1);
     assert!(loose.3.is_some_and(|it| it != "inconclusive") && loose.4.is_some());
     assert!(at.join("model-edited.safetensors").exists());
+    // Of the edited model those layers are asked about that were edited.
+    let one = edit("[gate.residual]\n", &["--layers", "conv1"]);
+    assert_eq!((one.0, one.4.as_deref()), (0, Some("passed")), "{}", one.1);
     // Units that are spared are left, and the gate finds them.
     let spared = edit("[gate.residual]\n", &["--max-units", "1"]);
     assert_eq!((spared.0, spared.4.as_deref()), (1, Some("violated")), "{}", spared.1);

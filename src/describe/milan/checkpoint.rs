@@ -21,6 +21,14 @@ use crate::{files, inconclusive, usage};
 
 /// The version of the format that this program reads and writes.
 pub const FORMAT: u32 = 6;
+/// The most that a describer of a stranger's may ask for: of a picture's pixels on a side, of a layer's width, of words,
+/// of critics and layers, of sentences that are compared, and of tokens in one.
+const MAX_SIDE: usize = 1024;
+const MAX_WIDTH: usize = 1 << 15;
+const MAX_TOKENS: usize = 1 << 20;
+const MAX_PARTS: usize = 64;
+const MAX_BEAM: usize = 1024;
+const MAX_LENGTH: usize = 256;
 /// Matrices of fewer values are kept in single precision.
 const SMALL: usize = 4096;
 const SCALE: &str = ".row_scale";
@@ -70,6 +78,58 @@ pub struct EncoderSettings {
     pub input: Input,
 }
 
+impl Settings {
+    /// Errs with what no describer has: sizes are checked before memory is taken for them, and what is no number would
+    /// make findings that are none.
+    fn check(&self) -> Result<(), String> {
+        let Settings { encoder, captioner, lm, critic, sentence, .. } = self;
+        let sizes = [
+            ("encoder.side", encoder.input.side as usize, MAX_SIDE),
+            ("captioner.features", captioner.features, MAX_WIDTH),
+            ("captioner.hidden", captioner.hidden, MAX_WIDTH),
+            ("captioner.attention", captioner.attention, MAX_WIDTH),
+            ("captioner.embedding", captioner.embedding, MAX_WIDTH),
+            ("captioner.tokens", captioner.tokens, MAX_TOKENS),
+            ("lm.hidden", lm.hidden, MAX_WIDTH),
+            ("lm.embedding", lm.embedding, MAX_WIDTH),
+            ("lm.layers", lm.layers, MAX_PARTS),
+            ("lm.tokens", lm.tokens, MAX_TOKENS),
+            ("critic.features", critic.features, MAX_WIDTH),
+            ("critic.hidden", critic.hidden, MAX_WIDTH),
+            ("critic.sentence", critic.sentence, MAX_WIDTH),
+            ("critic.common", critic.common, MAX_WIDTH),
+            ("critics", self.critics, MAX_PARTS),
+            ("sentence.piece", sentence.piece, MAX_WIDTH),
+            ("sentence.hidden", sentence.hidden, MAX_WIDTH),
+            ("sentence.sentence", sentence.sentence, MAX_WIDTH),
+            ("beam_size", self.beam_size, MAX_BEAM),
+            ("length", self.length, MAX_LENGTH),
+        ];
+        for (name, size, most) in sizes {
+            if !(1..=most).contains(&size) {
+                return Err(format!("`{name}` is {size}; wanted is 1 to {most}"));
+            }
+        }
+        let Input { mean, std, .. } = &encoder.input;
+        let is_scale = |it: &f32| it.is_finite() && 0. < *it;
+        if !mean.iter().all(|it| it.is_finite()) || !std.iter().all(is_scale) {
+            return Err("`encoder.mean` and `encoder.std` are no colours".into());
+        }
+        for (name, fitted) in [("fitted", &self.fitted), ("fitted_full", &self.fitted_full)] {
+            if !fitted.terms.iter().all(|it| it.is_finite()) {
+                return Err(format!("`{name}.terms` are no numbers"));
+            }
+            let Fitted { confidence, evidence, concept, .. } = fitted;
+            let logistics =
+                [("confidence", confidence), ("evidence", evidence), ("concept", concept)];
+            for (part, it) in logistics {
+                it.check().map_err(|what| format!("`{name}.{part}` {what}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A file in memory.
 #[derive(Clone)]
 pub struct Contents {
@@ -115,14 +175,15 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
     }
     let settings: Settings =
         serde_json::from_str(settings).map_err(|error| inconclusive!("its settings: {error}"))?;
-    if settings.encoder.input.side == 0 {
-        return Err(inconclusive!("its settings: the encoder's pictures have no pixels"));
-    }
+    settings.check().map_err(|what| inconclusive!("its settings: {what}"))?;
     let lines = |key: &str| anyhow::Ok(text(key)?.split('\n').map(str::to_owned).collect());
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         if name.ends_with(SCALE) {
             continue;
+        }
+        if view.shape().contains(&0) {
+            return Err(inconclusive!("`{name}` holds no values"));
         }
         let values: Vec<f32> = match view.dtype() {
             Dtype::F32 => words(view.data(), f32::from_le_bytes),
@@ -138,6 +199,9 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Contents> {
             }
             other => return Err(inconclusive!("`{name}` is of type {other:?}")),
         };
+        if !values.iter().all(|it| it.is_finite()) {
+            return Err(inconclusive!("`{name}` holds values that are no numbers"));
+        }
         let tensor = Tensor::from_vec(values, view.shape(), &Device::Cpu)?;
         tensors.insert(name, tensor);
     }
@@ -207,4 +271,59 @@ fn in_eight_bits(values: &[f32], n_rows: usize) -> (Vec<i8>, Vec<f32>) {
 fn from_eight_bits(values: &[i8], scales: &[f32]) -> Vec<f32> {
     let rows = values.chunks(values.len() / scales.len()).zip(scales);
     rows.flat_map(|(row, scale)| row.iter().map(move |&it| f32::from(it) * scale)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe::milan::BUILT_IN;
+
+    /// The built-in describer with something changed is refused for this reason.
+    #[track_caller]
+    fn check(contents: &Contents, change: impl Fn(&mut Contents), wanted: &str) {
+        let mut contents = contents.clone();
+        change(&mut contents);
+        let error = from_bytes(&to_bytes(&contents).unwrap()).err().expect(wanted);
+        assert_eq!(error.to_string(), wanted);
+    }
+
+    #[test]
+    fn sizes_and_numbers_that_no_describer_has_are_refused() {
+        let mut it = from_bytes(BUILT_IN).unwrap();
+        it.tensors.clear();
+        check(
+            &it,
+            |it| it.settings.lm.layers = 1 << 62,
+            "its settings: `lm.layers` is 4611686018427387904; wanted is 1 to 64",
+        );
+        check(
+            &it,
+            |it| it.settings.encoder.input.side = 1_000_000_000,
+            "its settings: `encoder.side` is 1000000000; wanted is 1 to 1024",
+        );
+        check(
+            &it,
+            |it| it.settings.encoder.input.std[1] = 0.,
+            "its settings: `encoder.mean` and `encoder.std` are no colours",
+        );
+        check(
+            &it,
+            |it| it.settings.fitted.concept.std[2] = 0.,
+            "its settings: `fitted.concept` holds values that are no numbers, or deviations that are not above 0",
+        );
+        check(
+            &it,
+            |it| it.settings.fitted_full.evidence.mean.truncate(1),
+            "its settings: `fitted_full.evidence` has 1 means, 2 standard deviations and 2 weights",
+        );
+        let tensor =
+            |shape: &[usize], value: f32| Tensor::full(value, shape, &Device::Cpu).unwrap();
+        let add = |it: Tensor| {
+            move |to: &mut Contents| {
+                to.tensors.insert("a".into(), it.clone());
+            }
+        };
+        check(&it, add(tensor(&[2], f32::NAN)), "`a` holds values that are no numbers");
+        check(&it, add(tensor(&[1, 0], 0.)), "`a` holds no values");
+    }
 }

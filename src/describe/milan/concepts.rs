@@ -86,7 +86,7 @@ impl<'a> Concepts<'a> {
             .collect();
         let values = (0..n * m).map(|at| f32::from(u8::from(speaks[at % m][at / m])));
         let table = Tensor::from_vec(values.collect::<Vec<f32>>(), (n, m), &Device::Cpu)?;
-        let said = milan.depths.texts();
+        let said = milan.depths.mentions();
         let named = concepts.par_iter().map(|it| said.named(|text| (it.speaks)(text)));
         let named: Vec<HowOften> = named.collect();
         let of_any_picture = composer.unseen()?.matmul(&table)?.squeeze(0)?.to_vec1::<f32>()?;
@@ -98,7 +98,7 @@ impl<'a> Concepts<'a> {
             shown: of_any_picture.into_iter().map(shown).collect(),
             speaks: table,
             common: named.iter().map(|it| it.common).collect(),
-            by_depth: named.iter().map(|it| it.oftener_elsewhere).collect(),
+            by_depth: named.iter().map(|it| it.less_often_elsewhere).collect(),
             known: speaks.iter().map(|it| it.contains(&true)).collect(),
         })
     }
@@ -184,7 +184,7 @@ impl<'a> Concepts<'a> {
             network: unit.network.0[concept],
             firing: unit.shares.firing[unit.row][concept],
             elsewhere: unit.places.elsewhere(unit.pictures, concept),
-            depth: at_depth(&self.by_depth[concept], unit.depth).min(0.).exp() as f32,
+            depth: at_depth(&self.by_depth[concept], unit.depth).exp() as f32,
             said: unit.readings.iter().filter(speaks).map(|it| it.confidence).fold(0., f32::max),
         };
         let log_odds = self.milan.fitted().concept.log_odds(&self.terms(&judgement, concept));

@@ -46,14 +46,14 @@ struct Counts {
 pub struct HowOften {
     /// Of which share of the units of the network that was learnt from anybody said it, 0..=1.
     pub common: f32,
-    /// How much oftener, in logarithms, people say it at each depth of the other network than of the one that was learnt
-    /// from, beyond how much oftener they say it of deep layers, which is only how talkative they are; 0 of deep layers.
-    pub oftener_elsewhere: [f64; N_DEPTHS],
+    /// How much less often, in logarithms, at most 0, people say it at each depth of the other network than of the one
+    /// that was learnt from, beyond how much less often they say it of deep layers, which is only how talkative they are;
+    /// 0 of deep layers, and where it is not less often. Where there is no other network, almost 0.
+    pub less_often_elsewhere: [f64; N_DEPTHS],
 }
 
 impl Depths {
-    /// `here` are the units of the network that was learnt from, `there` those of the other one; where there is none,
-    /// every depth is as good as any other.
+    /// `here` are the units of the network that was learnt from, `there` those of the other one.
     pub fn gather(phrases: &Phrases, here: &[Said<'_>], there: &[Said<'_>]) -> Depths {
         let mut counts = BTreeMap::<String, usize>::new();
         for text in here.iter().chain(there).flat_map(|it| it.1) {
@@ -64,7 +64,7 @@ impl Depths {
         let words: Vec<String> = counts.map(|it| it.0).collect();
         let place = |(at, it): (usize, &String)| (it.clone(), (phrases.texts().len() + at) as u32);
         let known = KnownParts {
-            phrases: phrases.texts().iter().map(|it| stem_run(it)).collect(),
+            phrases: phrases.texts().iter().map(|it| KnownPhrase::new(it)).collect(),
             words: words.iter().enumerate().map(place).collect(),
         };
         let unit =
@@ -82,7 +82,7 @@ impl Depths {
     }
 
     /// What people said, ready to be asked many times.
-    pub fn texts(&self) -> Texts {
+    pub fn mentions(&self) -> Mentions {
         let mut places = BTreeMap::<&[u32], usize>::new();
         for people in self.units.iter().flatten().map(|it| &it.1) {
             for parts in people {
@@ -94,7 +94,7 @@ impl Depths {
         let unit = |(depth, said): &Unit| ((*depth).min(N_DEPTHS - 1), people(said));
         let mut distinct = vec![String::new(); places.len()];
         places.iter().for_each(|(parts, at)| distinct[*at] = self.text(parts));
-        Texts { distinct, units: [0, 1].map(|at| self.units[at].iter().map(unit).collect()) }
+        Mentions { distinct, units: [0, 1].map(|at| self.units[at].iter().map(unit).collect()) }
     }
 
     /// What a person said, as far as it is kept.
@@ -105,13 +105,13 @@ impl Depths {
 }
 
 /// What people said of the units of both networks, each text once.
-pub struct Texts {
+pub struct Mentions {
     distinct: Vec<String>,
     /// Each unit's depth, and for each person the place of the text.
     units: [Vec<(usize, Vec<usize>)>; 2],
 }
 
-impl Texts {
+impl Mentions {
     /// How often people say what `speaks` finds in a text.
     pub fn named(&self, speaks: impl Fn(&str) -> bool + Sync) -> HowOften {
         let is_said: Vec<bool> = self.distinct.par_iter().map(|it| speaks(it)).collect();
@@ -120,8 +120,8 @@ impl Texts {
         let deep = elsewhere(DEEP..N_DEPTHS);
         HowOften {
             common: here.share() as f32,
-            oftener_elsewhere: std::array::from_fn(|it| match it < DEEP {
-                true => elsewhere(it..it + 1) - deep,
+            less_often_elsewhere: std::array::from_fn(|it| match it < DEEP {
+                true => (elsewhere(it..it + 1) - deep).min(0.),
                 false => 0.,
             }),
         }
@@ -159,10 +159,15 @@ impl Counts {
     }
 }
 
+/// The words of a phrase without articles, and their stems.
+struct KnownPhrase {
+    words: Vec<String>,
+    stems: Vec<String>,
+}
+
 /// The parts that texts are taken apart into.
 struct KnownParts {
-    /// The stems of each phrase's words, without articles.
-    phrases: Vec<Vec<String>>,
+    phrases: Vec<KnownPhrase>,
     /// Each word's place among the parts.
     words: BTreeMap<String, u32>,
 }
@@ -172,12 +177,16 @@ impl KnownParts {
     fn parts(&self, text: &str) -> Vec<u32> {
         let words = without_articles(text);
         let stems: Vec<String> = words.iter().map(|it| stem(it)).collect();
-        // Phrases of the same stems, such as "a dog" and "dogs", are one: the first of them is taken.
+        // Phrases of the same stems, such as "a dog" and "dogs", are one: that of the same words, else the first of them.
         let mut found: Vec<(usize, Range<usize>)> = vec![];
-        for (phrase, own) in self.phrases.iter().enumerate().filter(|it| !it.1.is_empty()) {
-            let at = stems.windows(own.len()).position(|it| it == own.as_slice());
-            let at = at.map(|at| at..at + own.len());
-            found.extend(at.filter(|at| found.iter().all(|it| it.1 != *at)).map(|at| (phrase, at)));
+        for (phrase, own) in self.phrases.iter().enumerate().filter(|it| !it.1.stems.is_empty()) {
+            let at = stems.windows(own.stems.len()).position(|it| it == own.stems.as_slice());
+            let Some(at) = at.map(|at| at..at + own.stems.len()) else { continue };
+            match found.iter_mut().find(|it| it.1 == at) {
+                None => found.push((phrase, at)),
+                Some(same) if own.words == words[at] => same.0 = phrase,
+                Some(_) => {}
+            }
         }
         let is_within = |a: &Range<usize>, b: &Range<usize>| {
             b.start <= a.start && a.end <= b.end && a.len() < b.len()
@@ -196,8 +205,11 @@ fn without_articles(text: &str) -> Vec<String> {
     words(text).into_iter().filter(|it| !is_article(it)).collect()
 }
 
-fn stem_run(text: &str) -> Vec<String> {
-    without_articles(text).iter().map(|it| stem(it)).collect()
+impl KnownPhrase {
+    fn new(text: &str) -> KnownPhrase {
+        let words = without_articles(text);
+        KnownPhrase { stems: words.iter().map(|it| stem(it)).collect(), words }
+    }
 }
 
 /// Between two depths, what lies between them; `depth` is 0 of the first layer and 1 of the last.
@@ -225,7 +237,7 @@ mod tests {
         let odds = |here: [u32; N_DEPTHS], there: [u32; N_DEPTHS], n_there: u32| {
             let parts = ["text", "words", "sky"].map(str::to_owned).to_vec();
             let depths = Depths { parts, units: [units(1000, here), units(n_there, there)] };
-            depths.texts().named(|it| it.contains("words")).oftener_elsewhere
+            depths.mentions().named(|it| it.contains("words")).less_often_elsewhere
         };
         let early = odds([190, 20, 20, 20, 20], [17; N_DEPTHS], 1000);
         // Here 190 of the first 1,000 units where deep layers have 20, there as many as anywhere.
@@ -233,6 +245,8 @@ mod tests {
         // People who say all things less often do not say this less often early.
         let even = odds([50; N_DEPTHS], [5; N_DEPTHS], 1000);
         assert!(even.iter().all(|it| it.abs() < 0.1), "{even:?}");
+        // What is said oftener there is not taken to be more probable.
+        assert_eq!(odds([20; N_DEPTHS], [190, 17, 17, 17, 17], 1000), [0.; N_DEPTHS]);
         // Nobody is known to say it elsewhere, nor anywhere.
         assert_eq!(odds([0; N_DEPTHS], [0; N_DEPTHS], 700), [0.; N_DEPTHS]);
         let unknown = odds([50; N_DEPTHS], [0; N_DEPTHS], 0);
@@ -257,7 +271,8 @@ mod tests {
         assert_eq!(kept(0), ["cars, red", "red"]);
         assert_eq!(kept(1), ["red", "a wheel, cars, of"]);
         // Of how many units anybody said it, however many people did; alone, or beside other things.
-        let common = |speaks: &(dyn Fn(&str) -> bool + Sync)| depths.texts().named(speaks).common;
+        let common =
+            |speaks: &(dyn Fn(&str) -> bool + Sync)| depths.mentions().named(speaks).common;
         assert_eq!(common(&|it| it.contains("red")), 0.5);
         assert_eq!(common(&|it| it == "grass"), 0.25);
         assert_eq!((common(&|it| it.contains("cars")), common(&|_| false)), (0.75, 0.));

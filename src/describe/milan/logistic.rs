@@ -44,6 +44,22 @@ impl Logistic {
         fitted
     }
 
+    /// Errs with what makes it none.
+    pub fn check(&self) -> Result<(), String> {
+        let Logistic { mean, std, weights, bias } = self;
+        if mean.len() != weights.len() || std.len() != weights.len() {
+            let (a, b, c) = (mean.len(), std.len(), weights.len());
+            return Err(format!("has {a} means, {b} standard deviations and {c} weights"));
+        }
+        let all = mean.iter().chain(std).chain(weights).chain([bias]);
+        if !all.copied().all(f64::is_finite) || !std.iter().all(|it| 0. < *it) {
+            return Err(
+                "holds values that are no numbers, or deviations that are not above 0".into()
+            );
+        }
+        Ok(())
+    }
+
     /// The probability, 0..=1.
     pub fn probability(&self, x: &[f64]) -> f32 {
         self.of_standard(&self.standard(x).collect::<Vec<_>>()) as f32

@@ -182,6 +182,9 @@ impl Milan {
         let critic = |i: usize| Critic::new(settings.critic, &vb.pp("critic").pp(i));
         let phrases: Phrases = serde_json::from_str(&phrases)
             .map_err(|error| inconclusive!("its phrases: {error}"))?;
+        if phrases.texts().is_empty() {
+            return Err(inconclusive!("its phrases: there is none, so it can say nothing"));
+        }
         let depths: Depths = serde_json::from_str(&depths)
             .map_err(|error| inconclusive!("what it knows of depths: {error}"))?;
         let milan = Milan {

@@ -17,7 +17,7 @@ use super::{Milan, checkpoint};
 use crate::describe::{Config, How, Readings};
 use crate::exemplars::{Exemplars, SiteExemplars};
 use crate::unit::{Judgement, Reading, Shown, Unit};
-use crate::{Progress, usage};
+use crate::{Progress, inconclusive, usage};
 
 /// Units whose beams go together.
 const BATCH: usize = 8;
@@ -91,6 +91,14 @@ pub(crate) fn read(
     }
     let evidence = if phrases.is_empty() { vec![] } else { milan.evidence(&spread, &phrases)? };
     let judged = judged(&concepts, exemplars, &seen, &places, &readings, config)?;
+    let probabilities = judged.iter().flat_map(BTreeMap::values).map(|it| it.probability);
+    // What is no number is below every limit, and would let a rule pass.
+    if !probabilities.chain(evidence.iter().flatten().copied()).all(f32::is_finite) {
+        return Err(inconclusive!(
+            "the describer {} gives probabilities that are no numbers; its weights are damaged",
+            file.map_or("that is built in".into(), |it| it.display().to_string())
+        ));
+    }
     let known = (0..asked.len()).filter(|&it| concepts.is_known(it));
     let shown = concepts.shown(&places);
     let shown = known.map(|it| (asked[it].name.clone(), shown[it])).collect();

@@ -254,8 +254,17 @@ fn check_ablated_and_halved(graph: Graph, xs: Tensor) {
 /// A picture's answer does not depend on the pictures beside it, nor on what ran before.
 #[test]
 fn the_same_picture_gives_the_same_bytes() {
-    let both = [(wired(), pictures(5, 3, 37, 41)), (transformer(4), pictures(5, 3, 20, 20))];
-    for (by, (graph, xs)) in ways().into_iter().flat_map(|by| both.iter().map(move |it| (by, it))) {
+    // A head of many classes, which products of one row and of several reckon otherwise.
+    let mut wide = Graph::new(3);
+    let xs = wide.add("pool", Op::AdaptiveAvgPool { side: 8 }, &[Graph::INPUT]);
+    let xs = wide.add("flatten", Op::Flatten, &[xs]);
+    wide.add("head", Op::Linear { c_out: 300 }, &[xs]);
+    let all = [
+        (wired(), pictures(5, 3, 37, 41)),
+        (transformer(4), pictures(5, 3, 20, 20)),
+        (wide, pictures(5, 3, 20, 20)),
+    ];
+    for (by, (graph, xs)) in ways().into_iter().flat_map(|by| all.iter().map(move |it| (by, it))) {
         let network = network(graph, by);
         let bits = |xs: &Tensor| -> Vec<u32> {
             let ys = network.run(xs, &mut Untapped).unwrap().flatten_all().unwrap();
