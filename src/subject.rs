@@ -11,8 +11,8 @@ use crate::model::graph::Graph;
 use crate::model::run::Compute;
 use crate::pass::Probe;
 use crate::unit::Globs;
-use crate::usage;
 use crate::weights::{Weights, hub};
+use crate::{files, usage};
 
 /// Where the model and the pictures come from, as the user named them.
 #[derive(Debug, Clone)]
@@ -166,7 +166,7 @@ pub fn depth(graph: &Graph, site: &str) -> f32 {
 }
 
 fn read_classes(file: &Path) -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string(file)
+    let text = files::read_text(file)
         .map_err(|error| usage!("cannot read the class names in {}: {error}", file.display()))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use super::policy::{self, PolicyCommand, Printed};
 use super::{Bars, Output, Policing, Shared};
 use crate::audit::{self, Config};
-use crate::files::write_whole;
+use crate::files::{self, write_whole};
 use crate::record::Shown;
 use crate::report::{self, Verdict, scores};
 use crate::{cli, usage};
@@ -193,7 +193,7 @@ fn run(cli: Cli) -> anyhow::Result<(u8, String)> {
 
 /// Puts a section into a card, which is made where there is none.
 fn update(path: &Path, section: &str) -> anyhow::Result<()> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match files::read_text(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| usage!("cannot read the card {}: {error}", path.display()))?,
     };

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::{audit, edit, say};
 use crate::toml_file::{self, Mistakes, Table, Value, Walker};
-use crate::usage;
+use crate::{files, usage};
 
 /// What a user's own file may say: it must not change what is found.
 const OWN: [&str; 6] = ["cache", "device", "threads", "color", "progress", "batch-size"];
@@ -109,7 +109,7 @@ fn from_file(
     program: &str,
     only: Option<&[&str]>,
 ) -> anyhow::Result<Command> {
-    let text = std::fs::read_to_string(path)
+    let text = files::read_text(path)
         .map_err(|error| usage!("cannot read the options in {}: {error}", path.display()))?;
     let (table, walker) = toml_file::parse(&text);
     // In `.config/milan.toml` paths are meant from the folder that holds `.config`.

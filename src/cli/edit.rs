@@ -14,7 +14,7 @@ use crate::edit::choose::Order;
 use crate::policy::presets;
 use crate::revise::{self, Config, Selection};
 use crate::unit::Unit;
-use crate::{cli, usage};
+use crate::{cli, files, usage};
 
 /// Zero the matching units of a vision model in a new file, and report accuracy before and after
 ///
@@ -201,7 +201,7 @@ fn selection(cli: &Cli) -> anyhow::Result<Selection> {
     if let Some(units) = &cli.units {
         let path = Path::new(units);
         let text = if path.is_file() {
-            std::fs::read_to_string(path)
+            files::read_text(path)
                 .map_err(|error| usage!("cannot read the units in {units}: {error}"))?
         } else {
             units.clone()

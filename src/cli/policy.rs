@@ -257,7 +257,7 @@ fn show(name: Option<String>, resolved: bool, output: Option<Printed>) -> anyhow
             let path = &policy.files[0].path;
             match path.strip_prefix("preset:").and_then(presets::find) {
                 Some(preset) => cli::print(preset.text),
-                None => cli::print(&std::fs::read_to_string(path)?),
+                None => cli::print(&files::read_text(Path::new(path))?),
             }
         }
     }
@@ -333,8 +333,13 @@ fn explain_unit(
     let unit: Unit = unit.parse().map_err(|error| usage!("{error:#}"))?;
     let report = report::read(path)?;
     let named = report.policy.as_ref().and_then(|it| it.files.first()).map(|it| it.path.clone());
+    // A report of a stranger's may name any file, whose mistakes would be shown.
+    let named = named.filter(|it| it.ends_with(".toml") || it.starts_with("preset:"));
     let Some(name) = policy.or(named) else {
-        return Err(usage!("{} was made without a policy; name one with --policy", path.display()));
+        return Err(usage!(
+            "{} names no policy that it was held against; name one with --policy",
+            path.display()
+        ));
     };
     let policy = policy::load(&name, false)?;
     let rule = rule_of(&policy, id)?;

@@ -20,7 +20,10 @@ use std::path::{Path, PathBuf};
 use image::{GrayImage, RgbImage};
 use scenes::Scenes;
 
-use crate::files::sha256;
+use crate::files::{self, sha256};
+
+/// The most that is read of a picture's file, in bytes.
+const MAX_PICTURE: u64 = 256 << 20;
 
 /// A picture of a data set; its place in the list is its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +106,7 @@ impl Dataset {
     /// Without the first the file is damaged, without either it cannot be opened.
     pub fn read(&self, id: usize) -> (Option<String>, anyhow::Result<RgbImage>) {
         match &self.origin {
-            Origin::Folder(root) => match std::fs::read(self.path(root, id)) {
+            Origin::Folder(root) => match files::read(&self.path(root, id), MAX_PICTURE) {
                 Ok(bytes) => (Some(sha256(&bytes)), decode(&bytes)),
                 Err(error) => (None, Err(error.into())),
             },
@@ -118,7 +121,7 @@ impl Dataset {
     fn read_small(&self, id: usize, least_side: u32) -> anyhow::Result<GrayImage> {
         match &self.origin {
             Origin::Folder(root) => {
-                decode::decode_small(&std::fs::read(self.path(root, id))?, least_side)
+                decode::decode_small(&files::read(&self.path(root, id), MAX_PICTURE)?, least_side)
             }
             Origin::Drawn(scenes, numbers) => Ok(decode::grey(&scenes.draw(numbers[id]).picture)),
         }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context;
 use regex::Regex;
 
-use crate::inconclusive;
+use crate::{files, inconclusive};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
@@ -42,7 +42,7 @@ impl Npy {
     /// Errs where the file is no array, is laid out by columns, or is shorter than its shape.
     pub fn open(path: &Path) -> anyhow::Result<Npy> {
         let open = || {
-            let mut file = File::open(path)?;
+            let mut file = files::open(path)?;
             let mut read = |n: usize| {
                 let mut bytes = vec![0; n];
                 file.read_exact(&mut bytes)

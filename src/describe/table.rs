@@ -11,7 +11,7 @@ use std::path::Path;
 use super::Readings;
 use crate::exemplars::Exemplars;
 use crate::unit::{Description, Reading, Status, Unit};
-use crate::usage;
+use crate::{files, usage};
 
 /// Where a table has what.
 struct Columns {
@@ -126,7 +126,7 @@ pub fn write(
 }
 
 /// Characters of a description; policies go through its words from each to each.
-const LONGEST: usize = 10_000;
+const LONGEST: usize = 2000;
 
 struct Row {
     line: u64,
@@ -136,7 +136,7 @@ struct Row {
 }
 
 fn rows(path: &Path) -> anyhow::Result<Vec<Row>> {
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path, files::MAX_DATA)
         .map_err(|error| usage!("cannot read the descriptions in {}: {error}", path.display()))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let at = |error: &csv::Error| match error.position() {

@@ -8,7 +8,7 @@ use half::f16;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use super::{Exemplars, SiteExemplars};
-use crate::files::write_whole;
+use crate::files::{self, write_whole};
 use crate::inconclusive;
 use crate::weights::words;
 use crate::weights::write::{self, Entry};
@@ -40,7 +40,8 @@ pub fn write(out: &Path, exemplars: &Exemplars, files: &[&str]) -> anyhow::Resul
 /// is written.
 pub fn read(out: &Path, site: &str) -> anyhow::Result<SiteExemplars> {
     let path = site_folder(out, site).join(STRONGEST);
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = files::read(&path, files::MAX_DATA)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     from_bytes(site, &bytes).with_context(|| format!("cannot use {}", path.display()))
 }
 

@@ -6,9 +6,9 @@ use toml::de::DeValue;
 
 use super::phrase::Lists;
 use super::presets::{self, Preset};
-use super::read::{Defaults, Reader, join_encoders};
+use super::read::{Defaults, MAX_WORDS, Reader, join_encoders};
 use super::{Action, Certainty, Gates, Level, Policy, PolicyFile};
-use crate::files::sha256;
+use crate::files::{self, sha256};
 use crate::toml_file::{self, Mistakes, Table, Value};
 use crate::usage;
 
@@ -18,12 +18,14 @@ const VERSION: i64 = 1;
 pub const MIN_CONFIDENCE: f32 = 0.3;
 /// Files that include files that include files.
 const DEEPEST: usize = 8;
+/// Files in all.
+const MOST_FILES: usize = 64;
 
 /// Loads a policy: a path, else a file of that name in `policies/`, else a built-in one (`faces`, `faces@1`,
 /// `preset:faces@1`). With `locked`, whatever could be another one tomorrow is a mistake.
 pub fn load(name: &str, locked: bool) -> anyhow::Result<Policy> {
     if let Some(path) = find_file(name) {
-        let text = std::fs::read_to_string(&path)
+        let text = files::read_text(&path)
             .map_err(|error| usage!("cannot read the policy {}: {error}", path.display()))?;
         return parsed(&text, &path.display().to_string(), locked);
     }
@@ -64,7 +66,13 @@ pub fn parse(text: &str, path: &str) -> anyhow::Result<Policy> {
 }
 
 fn parsed(text: &str, path: &str, locked: bool) -> anyhow::Result<Policy> {
-    let mut loader = Loader { mistakes: Mistakes::default(), locked, open: vec![] };
+    let mut loader = Loader {
+        mistakes: Mistakes::default(),
+        locked,
+        open: vec![],
+        n_files: 0,
+        words_left: MAX_WORDS,
+    };
     let (policy, _) = loader.file(text, path, Gates::default());
     match loader.mistakes.is_empty() {
         true => Ok(policy),
@@ -77,6 +85,10 @@ struct Loader {
     locked: bool,
     /// The files that are being read, each included by the one before.
     open: Vec<String>,
+    /// Files that were read.
+    n_files: usize,
+    /// How many more words rules may hold.
+    words_left: usize,
 }
 
 impl Loader {
@@ -84,6 +96,7 @@ impl Loader {
     /// before it.
     fn file(&mut self, text: &str, path: &str, gates: Gates) -> (Policy, Lists) {
         self.open.push(path.to_owned());
+        self.n_files += 1;
         let (table, walker) = toml_file::parse(text);
         let table = table.get_ref();
         let mut reader = Reader {
@@ -97,6 +110,7 @@ impl Loader {
                 count: Certainty::Likely,
                 action: Action::Report,
             },
+            words_left: self.words_left,
             asks_likeness: None,
         };
         let name = Path::new(path)
@@ -117,10 +131,12 @@ impl Loader {
             if let Some((included, lists)) = self.include(&mut reader, value, policy.gates.clone())
             {
                 reader.lists.extend(lists);
+                reader.words_left = self.words_left;
                 join(&mut reader, value, &mut policy, included);
             }
         }
         reader.policy(table, &mut policy);
+        self.words_left = reader.words_left;
         let (lists, found) = (std::mem::take(&mut reader.lists), reader.walker.mistakes);
         self.mistakes.add(path, text, found);
         self.open.pop();
@@ -149,6 +165,11 @@ impl Loader {
                 return None;
             }
         };
+        if MOST_FILES <= self.n_files {
+            let message = format!("more than {MOST_FILES} files are included");
+            reader.walker.mistake("include", at, message);
+            return None;
+        }
         if let Some(name) = named.strip_prefix("preset:") {
             let Some(preset) = presets::find(name) else {
                 let known: Vec<String> = presets::PRESETS.iter().map(Preset::path).collect();
@@ -167,6 +188,12 @@ impl Loader {
             }
             return Some(self.file(preset.text, &preset.path(), gates));
         }
+        // What is no policy would be quoted where its mistakes are shown, whatever secret it is.
+        if !named.ends_with(".toml") {
+            let message = format!("`{named}` is no policy: its name does not end in .toml");
+            reader.walker.mistake("include", at, message);
+            return None;
+        }
         let beside = Path::new(reader.path).parent().unwrap_or(Path::new(""));
         let path = beside.join(&named).display().to_string();
         if self.open.contains(&path) || DEEPEST <= self.open.len() {
@@ -180,7 +207,7 @@ impl Loader {
             reader.walker.mistake("include", at, message);
             return None;
         }
-        let text = match std::fs::read_to_string(&path) {
+        let text = match files::read_text(Path::new(&path)) {
             Ok(text) => text,
             Err(error) => {
                 reader.walker.mistake("include", at, format!("cannot read {path}: {error}"));
@@ -490,6 +517,10 @@ mod tests {
                 "own.toml:2:39: there is no built-in policy `txt@1`; did you mean `preset:text@1`?",
             ]
         );
+        let secret = "policy-version = 1\ninclude = [\"/etc/passwd\"]\n";
+        assert!(mistakes(secret, false).starts_with(
+            "own.toml:1:1: there is no [[rule]]; a policy without one lets everything pass\nown.toml:2:12: `/etc/passwd` is no policy: its name does not end in .toml"
+        ));
         let twice = "policy-version = 1\ninclude = [\"preset:text@1\"]\n[[rule]]\nid = \"text\"\nmatch.any = [\"x\"]\n";
         assert!(mistakes(twice, false).contains("is included from preset:text@1 already"));
     }

@@ -58,10 +58,19 @@ pub struct WordList {
 impl WordList {
     /// Errs where a phrase speaks of a list that is not known, or has no word that must be there.
     pub fn new(words: Vec<String>, stem: bool, known: &Lists) -> Result<WordList, String> {
-        let phrases = words.iter().map(|it| Phrase::new(it, known)).collect::<Result<_, _>>()?;
+        let phrases =
+            words.iter().map(|it| Phrase::new(it, known, stem)).collect::<Result<_, _>>()?;
         let named = words.iter().flat_map(|it| Phrase::lists_of(it));
         let lists = named.filter_map(|it| Some((it.to_owned(), known.get(it)?.clone()))).collect();
         Ok(WordList { words, stem, lists, phrases })
+    }
+
+    /// How many words it would hold, those of a list for each phrase that speaks of it.
+    pub fn size(words: &[String], known: &Lists) -> usize {
+        let count = |text: &String| text.split_whitespace().count().max(1);
+        let of_list = |name: &str| known.get(name).map_or(0, |it| it.iter().map(count).sum());
+        let of_phrase = |it: &String| count(it) + Phrase::lists_of(it).map(of_list).sum::<usize>();
+        words.iter().map(of_phrase).sum()
     }
 
     pub fn words(&self) -> &[String] {
@@ -246,9 +255,7 @@ impl Pattern {
         tried: Option<&mut Vec<Tried>>,
     ) -> Option<Match> {
         let covers: Vec<Range<usize>> = match self {
-            Pattern::Words(list) => {
-                list.phrases.iter().flat_map(|it| it.find_all(text, list.stem)).collect()
-            }
+            Pattern::Words(list) => list.phrases.iter().flat_map(|it| it.find_all(text)).collect(),
             Pattern::Regex(regex) => {
                 // One that finds an empty place, as `\b` does, finds nothing there.
                 let found =

@@ -27,6 +27,13 @@ struct Word {
     struck: bool,
 }
 
+impl Word {
+    /// By what it is compared: its stem, or itself.
+    fn key(&self, stem: bool) -> &str {
+        if stem { &self.stem } else { &self.folded }
+    }
+}
+
 impl Words {
     pub(super) fn of(text: &str) -> Words {
         let stemmer = Stemmer::create(Algorithm::English);
@@ -69,12 +76,16 @@ impl Words {
 
 /// A phrase of a rule, ready to be looked for.
 #[derive(Debug, Clone)]
-pub(super) struct Phrase(Vec<Token>);
+pub(super) struct Phrase {
+    tokens: Vec<Token>,
+    /// Whether words are compared by their stems.
+    stem: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Token {
-    /// Any of these, each one or several words.
-    any: Vec<Vec<Word>>,
+    /// Any of these, each one or several words, by the first of them.
+    any: BTreeMap<String, Vec<Vec<String>>>,
     repeat: Repeat,
 }
 
@@ -89,7 +100,10 @@ enum Repeat {
 
 impl Phrase {
     /// Errs where a list is not known, or nothing is left that must be there.
-    pub(super) fn new(text: &str, lists: &Lists) -> Result<Phrase, String> {
+    pub(super) fn new(text: &str, lists: &Lists, stem: bool) -> Result<Phrase, String> {
+        let keys = |text: &str| -> Vec<String> {
+            Words::of(text).words.iter().map(|it| it.key(stem).to_owned()).collect()
+        };
         let mut tokens = Vec::new();
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
@@ -102,8 +116,8 @@ impl Phrase {
                             "`{it}` of list `{name}` holds one of < ? *, which stand in phrases only"
                         ));
                     }
-                    let any = list.iter().map(|it| Words::of(it).words);
-                    let any: Vec<Vec<Word>> = any.filter(|it| !it.is_empty()).collect();
+                    let any = list.iter().map(|it| keys(it));
+                    let any: Vec<Vec<String>> = any.filter(|it| !it.is_empty()).collect();
                     if any.is_empty() {
                         return Err(format!("list `{name}` holds no word"));
                     }
@@ -111,7 +125,7 @@ impl Phrase {
                 }
                 None if first.is_alphanumeric() => {
                     let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
-                    (vec![Words::of(&rest[..end]).words], &rest[end..])
+                    (vec![keys(&rest[..end])], &rest[end..])
                 }
                 None => {
                     rest = &rest[first.len_utf8()..];
@@ -123,11 +137,15 @@ impl Phrase {
                 Some('*') => Repeat::AnyTimes,
                 _ => Repeat::Once,
             };
-            tokens.push(Token { any, repeat });
+            let mut by_first: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+            for words in any {
+                by_first.entry(words[0].clone()).or_default().push(words);
+            }
+            tokens.push(Token { any: by_first, repeat });
             rest = after;
         }
         match tokens.iter().any(|it| it.repeat == Repeat::Once) {
-            true => Ok(Phrase(tokens)),
+            true => Ok(Phrase { tokens, stem }),
             false => Err(format!("`{text}` holds no word that must be there")),
         }
     }
@@ -138,11 +156,11 @@ impl Phrase {
     }
 
     /// Where the phrase stands, as bytes of the text; the longest at each word it begins with, none within another.
-    pub(super) fn find_all(&self, text: &Words, stem: bool) -> Vec<Range<usize>> {
+    pub(super) fn find_all(&self, text: &Words) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut at = 0;
         while at < text.words.len() {
-            match longest(&self.0, &text.words[at..], stem) {
+            match longest(&self.tokens, &text.words[at..], self.stem) {
                 Some(n) if 0 < n => {
                     found.push(text.words[at].at.start..text.words[at + n - 1].at.end);
                     at += n;
@@ -157,17 +175,16 @@ impl Phrase {
 /// How many of the words the tokens cover from the first on; `None` if they do not. Every place that the tokens read so
 /// far can end at is known, so that many `*` cost no more than many words.
 fn longest(tokens: &[Token], words: &[Word], stem: bool) -> Option<usize> {
-    let same = |a: &Word, b: &Word| {
-        !a.struck && if stem { a.stem == b.stem } else { a.folded == b.folded }
-    };
-    let begins = |at: usize, phrase: &[Word]| {
+    let same = |a: &Word, b: &String| !a.struck && a.key(stem) == b;
+    let begins = |at: usize, phrase: &[String]| {
         let here = &words[at..];
         phrase.len() <= here.len() && here.iter().zip(phrase).all(|(a, b)| same(a, b))
     };
     let mut ends = BTreeSet::from([0]);
     for token in tokens {
         let steps = |at: usize| {
-            let phrases = token.any.iter().filter(move |it| begins(at, it));
+            let phrases = words.get(at).and_then(|it| token.any.get(it.key(stem)));
+            let phrases = phrases.into_iter().flatten().filter(move |it| begins(at, it));
             phrases.map(move |it| at + it.len())
         };
         let mut next: BTreeSet<usize> = match token.repeat {
@@ -200,7 +217,7 @@ mod tests {
             ("filler".to_owned(), list(&["a", "the", "small"])),
         ]);
         let words = Words::of(text);
-        let found = Phrase::new(phrase, &lists).unwrap().find_all(&words, true);
+        let found = Phrase::new(phrase, &lists, true).unwrap().find_all(&words);
         let found: Vec<&str> = found.into_iter().map(|at| &text[at]).collect();
         assert_eq!(found, wanted, "{phrase} in {text}");
     }
@@ -234,13 +251,13 @@ mod tests {
         let text = "a ".repeat(1500);
         check("small* dog", &"small ".repeat(1500), &[]);
         let words = Words::of(&text);
-        let phrase = Phrase::new("a* a* a* a* a* a* a* a* b", &Lists::new()).unwrap();
-        assert!(phrase.find_all(&words, true).is_empty());
+        let phrase = Phrase::new("a* a* a* a* a* a* a* a* b", &Lists::new(), true).unwrap();
+        assert!(phrase.find_all(&words).is_empty());
     }
 
     #[test]
     fn what_is_no_phrase_is_said() {
-        let message = |text: &str| Phrase::new(text, &Lists::new()).unwrap_err();
+        let message = |text: &str| Phrase::new(text, &Lists::new(), true).unwrap_err();
         assert_eq!(message("<cat> eye"), "there is no list `cat`");
         assert_eq!(message("a? b*"), "`a? b*` holds no word that must be there");
         assert_eq!(message("?"), "`?` holds no word that must be there");

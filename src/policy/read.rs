@@ -26,6 +26,10 @@ const ORDERS: [(&str, EditOrder); 3] = [
 ];
 const KINDS: [(&str, Kind); 2] =
     [("conv-channel", Kind::ConvChannel), ("mlp-neuron", Kind::MlpNeuron)];
+/// Words that the phrases of a policy and of all that it includes may hold. Descriptions are held against each of them.
+pub(super) const MAX_WORDS: usize = 200_000;
+const WORDS_OF_RULE: usize = 200;
+pub(super) const WORDS_OF_REGEX: usize = 1000;
 /// The keys of a policy, in the order in which they are best written.
 const KEYS: [&str; 11] = [
     "policy-version",
@@ -48,6 +52,8 @@ pub(super) struct Reader<'a> {
     pub(super) text: &'a str,
     pub(super) lists: Lists,
     pub(super) defaults: Defaults,
+    /// How many more words its rules may hold.
+    pub(super) words_left: usize,
     /// Whether a phrase or its likeness is asked for.
     pub(super) asks_likeness: Option<Range<usize>>,
 }
@@ -63,6 +69,22 @@ pub(super) struct Defaults {
 impl Reader<'_> {
     pub(super) fn mistake(&mut self, code: &'static str, at: Range<usize>, message: String) {
         self.walker.mistake(code, at, message);
+    }
+
+    /// Takes so many words off those that are left; a mistake, once, where there are not as many.
+    pub(super) fn take_words(&mut self, n: usize, at: Range<usize>) -> bool {
+        if n <= self.words_left {
+            self.words_left -= n;
+            return true;
+        }
+        if 0 < self.words_left {
+            let message = format!(
+                "the policy is too large; its phrases may hold {MAX_WORDS} words, those of a list for each phrase that names it, a rule counting as {WORDS_OF_RULE} and a regex as {WORDS_OF_REGEX}"
+            );
+            self.mistake("too-large", at, message);
+            self.words_left = 0;
+        }
+        false
     }
 
     fn level(&mut self, table: &Table<'_>) -> Option<Level> {
@@ -108,6 +130,9 @@ impl Reader<'_> {
         }
         let mut own = BTreeSet::new();
         for value in self.walker.array(table, "rule") {
+            if !self.take_words(WORDS_OF_RULE, value.span()) {
+                break;
+            }
             match value.get_ref().as_table() {
                 Some(rule) => self.rule(rule, value.span(), &mut own, policy),
                 None => self.walker.wrong_type(value, "a table"),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use regex::{Regex, RegexBuilder};
 
 use super::matcher::{Evidence, Matcher, Pattern, WordList};
-use super::read::Reader;
+use super::read::{Reader, WORDS_OF_REGEX};
 use crate::toml_file::{Table, Value};
 
 /// Of a compiled regex, bytes.
@@ -163,6 +163,9 @@ impl Reader<'_> {
             return Some(Pattern::Phrase { phrase, min_similarity: min as f32 });
         }
         let text = self.walker.text(table, "regex")?;
+        if !self.take_words(WORDS_OF_REGEX, table["regex"].span()) {
+            return None;
+        }
         match RegexBuilder::new(&text).size_limit(REGEX_SIZE).build() {
             Ok(regex) if finds_an_empty_place(&regex) => {
                 let message =
@@ -183,6 +186,9 @@ impl Reader<'_> {
     }
 
     fn words(&mut self, at: Range<usize>, words: Vec<String>, stem: bool) -> Option<Pattern> {
+        if !self.take_words(WordList::size(&words, &self.lists), at.clone()) {
+            return None;
+        }
         match WordList::new(words, stem, &self.lists) {
             Ok(list) => Some(Pattern::Words(list)),
             Err(message) => {
@@ -239,6 +245,22 @@ mod tests {
                 "p.toml:5:8: a pattern wants exactly one of `words`, `list`, `regex`, `phrase`, or it is a match with `any`, `all` and `none`",
                 "p.toml:5:10: unknown key `anny` in a pattern; did you mean `any`?",
             ],
+        );
+    }
+
+    #[test]
+    fn a_policy_that_is_too_large_is_a_mistake_once() {
+        let words = vec!["\"x y\""; 1000].join(", ");
+        let lists = format!("any = [{}]", vec!["{ words = [\"<l> z\"] }"; 300].join(", "));
+        let text = format!(
+            "policy-version = 1\n[lists]\nl = [{words}]\n[[rule]]\nid = \"a\"\n[rule.match]\n{lists}\n"
+        );
+        let error = parse(&text, "p.toml").unwrap_err();
+        let mistakes = error.downcast_ref::<Mistakes>().unwrap().to_string();
+        let [one] = mistakes.lines().collect::<Vec<_>>()[..] else { panic!("{mistakes}") };
+        assert!(
+            one.contains("the policy is too large; its phrases may hold 200000 words"),
+            "{one}"
         );
     }
 

@@ -7,14 +7,14 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::{Report, SCHEMA};
-use crate::usage;
+use crate::{files, usage};
 
 /// Reads a `report.json`, or the one in a run's folder. A file that is not there, or no whole report of this version,
 /// is the user's mistake.
 pub fn read(path: &Path) -> anyhow::Result<Report> {
     let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
     let name = path.display();
-    let bytes = match std::fs::read(&path) {
+    let bytes = match files::read(&path, files::MAX_DATA) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(usage!(
                 "there is no report {name}; name the report.json of a run, or its folder"

@@ -36,7 +36,12 @@ pub struct Mistakes {
     /// Path to text.
     sources: BTreeMap<String, String>,
     found: Vec<(String, Mistake)>,
+    /// Those beyond the first [few](MOST).
+    more: usize,
 }
+
+/// Mistakes that are kept: nobody reads more.
+const MOST: usize = 100;
 
 impl Mistakes {
     /// Where a file's syntax is wrong, keys out of place behind it and what the file as a whole lacks are but a consequence,
@@ -53,6 +58,8 @@ impl Mistakes {
         self.found.extend(found.into_iter().map(|it| (path.to_owned(), it)));
         self.found.sort();
         self.found.dedup();
+        self.more += self.found.len().saturating_sub(MOST);
+        self.found.truncate(MOST);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -66,7 +73,7 @@ impl Mistakes {
 
     /// An error of usage that carries them: `what` is wrong.
     pub fn into_error(self, what: &str) -> anyhow::Error {
-        let n = self.found.len();
+        let n = self.found.len() + self.more;
         let message = format!("{what} has {n} mistake{}", if n == 1 { "" } else { "s" });
         let failure = Failure { kind: Kind::Usage, message };
         match Err::<(), _>(self).context(failure) {
@@ -98,7 +105,16 @@ impl Mistakes {
             }
             renderer.render(&groups)
         };
-        self.found.iter().map(show).collect::<Vec<_>>().join("\n\n") + "\n"
+        let shown = self.found.iter().map(show).collect::<Vec<_>>().join("\n\n");
+        shown + &self.and_more("\n\n") + "\n"
+    }
+
+    /// How many are not shown, behind the separator.
+    fn and_more(&self, separator: &str) -> String {
+        match self.more {
+            0 => String::new(),
+            n => format!("{separator}and {n} more"),
+        }
     }
 
     /// The same for programs.
@@ -152,7 +168,7 @@ impl fmt::Display for Mistakes {
             };
             write!(f, "{path}:{line}:{column}: {}{instead}{end}", it.message)?;
         }
-        Ok(())
+        f.write_str(&self.and_more("\n"))
     }
 }
 

@@ -8,7 +8,7 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::exemplars::SiteExemplars;
-use crate::files::sha256;
+use crate::files::{self, sha256};
 use crate::unit::Unit;
 use crate::weights::words;
 use crate::{inconclusive, usage};
@@ -120,7 +120,7 @@ pub fn part(name: &str, n: u32) -> u32 {
 /// Exemplars of several layers in one file: `L.ids` and `L.activations` `(units, k)`, `L.maps`
 /// `(units, k, h, w)` in half precision, `L.thresholds` `(units,)`.
 pub fn exemplars(path: &Path) -> anyhow::Result<Vec<SiteExemplars>> {
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path, files::MAX_DATA)
         .map_err(|error| usage!("cannot read the exemplars {}: {error}", path.display()))?;
     let read = || -> anyhow::Result<Vec<SiteExemplars>> {
         let damaged = |error| inconclusive!("it is damaged: {error}");

@@ -11,7 +11,7 @@ use image::RgbImage;
 use crate::data::npy::Npy;
 use crate::describe::milan::look::{Crops, Fires};
 use crate::weights::words;
-use crate::{inconclusive, usage};
+use crate::{files, inconclusive, usage};
 
 /// One layer's folder.
 pub struct Layer {
@@ -171,7 +171,7 @@ impl Crops for Layer {
 }
 
 fn ids(path: &Path, n: usize, k: usize) -> anyhow::Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_text(path).map_err(|error| {
         inconclusive!("there is neither images.npy nor a readable ids.csv: {error}")
     })?;
     let ids = text.split([',', '\n']).map(str::trim).filter(|it| !it.is_empty());

@@ -14,7 +14,7 @@ use crate::data::preprocess::Resize;
 use crate::data::scenes::{self, Scenes};
 use crate::data::{self, Dataset, Preprocess};
 use crate::exemplars::{SiteExemplars, mask};
-use crate::files::sha256;
+use crate::files::{self, sha256};
 use crate::model::zoo;
 use crate::weights::words;
 use crate::{inconclusive, usage};
@@ -87,7 +87,7 @@ impl Regions {
     pub fn read(folder: &Path) -> anyhow::Result<Regions> {
         let (ids, phrases) = table(&folder.join("regions.csv"))?;
         let path = folder.join("regions.safetensors");
-        let bytes = std::fs::read(&path)
+        let bytes = files::read(&path, files::MAX_DATA)
             .map_err(|error| usage!("cannot read the regions {}: {error}", path.display()))?;
         let masks = || {
             let file = SafeTensors::deserialize(&bytes)

@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::header::malformed;
-use super::{Weights, plain, shards};
-use crate::files::{hex, open_to_all};
+use super::{Weights, shards};
+use crate::files::{hex, open_to_all, plain};
 use crate::{inconclusive, usage};
 
 /// Slices of one tensor to set to zero: each of `indices` along `axis`.

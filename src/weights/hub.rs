@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::usage;
+use crate::{files, usage};
 
 /// A model on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ fn cache_folder(variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
 /// The snapshot of a revision, where it holds weights.
 fn cached(cache: &Path, spec: &Spec<'_>) -> Option<PathBuf> {
     let repo = cache.join(format!("models--{}", spec.repo.replace('/', "--")));
-    let named = std::fs::read_to_string(repo.join("refs").join(spec.revision)).ok();
+    let named = files::read_text(&repo.join("refs").join(spec.revision)).ok();
     let commit = named.as_deref().map_or(spec.revision, str::trim);
     let snapshot = repo.join("snapshots").join(commit);
     let has_weights = std::fs::read_dir(&snapshot).ok()?.flatten().any(|entry| {

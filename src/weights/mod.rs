@@ -14,7 +14,6 @@ mod read;
 mod shards;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +23,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::files::digest;
-use crate::usage;
+use crate::{files, usage};
 
 pub use edit::{Change, Draft, check_target, write_edited};
 pub(crate) use read::words;
@@ -64,7 +63,7 @@ impl Weights {
     /// rule of the format is malformed, and the error says which rule and where.
     pub fn open(path: &Path) -> anyhow::Result<Weights> {
         let metadata = std::fs::metadata(path).map_err(|error| {
-            usage!("cannot open the model {}: {}", path.display(), plain(&error))
+            usage!("cannot open the model {}: {}", path.display(), files::plain(&error))
         })?;
         let paths = if metadata.is_dir() { shards::files_of(path)? } else { vec![path.to_owned()] };
         let mut weights = Weights {
@@ -84,7 +83,7 @@ impl Weights {
 
     fn add_file(&mut self, path: &Path) -> anyhow::Result<()> {
         let mut file =
-            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            files::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let header = header::read(&mut file, path)?;
         self.warnings.extend(header.warnings);
         let place = self.files.len();
@@ -143,19 +142,10 @@ impl Weights {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            files::read_text(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let config = serde_json::from_str(&text)
             .map_err(|error| header::malformed(&path, format!("it is not JSON: {error}")))?;
         Ok(Some(config))
-    }
-}
-
-/// An I/O error, the commonest in words of our own.
-fn plain(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file or folder".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => error.to_string(),
     }
 }

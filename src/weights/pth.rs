@@ -11,8 +11,8 @@ use zip::ZipArchive;
 
 use super::header::malformed;
 use super::pickle::{MAX_VALUES, TensorRef, Value, parse};
-use super::{plain, words};
-use crate::usage;
+use super::words;
+use crate::{files, usage};
 
 /// An opened file.
 pub struct Archive {
@@ -28,8 +28,8 @@ const MAX_PICKLE: u64 = 1 << 30;
 impl Archive {
     /// Opens a file and reads its values; tensors stay in it.
     pub fn open(path: &Path) -> anyhow::Result<(Archive, Value)> {
-        let file = File::open(path)
-            .map_err(|error| usage!("cannot open {}: {}", path.display(), plain(&error)))?;
+        let file =
+            files::open(path).map_err(|error| usage!("cannot open {}: {error}", path.display()))?;
         let zip = ZipArchive::new(BufReader::new(file))
             .map_err(|error| malformed(path, format!("it is no file of torch.save: {error}")))?;
         let name = zip

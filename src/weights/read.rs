@@ -1,6 +1,5 @@
 //! The bytes of a tensor as f32.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -9,11 +8,11 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::TensorInfo;
-use crate::inconclusive;
+use crate::{files, inconclusive};
 
 /// Reads one tensor; what is not a float of 16, 32 or 64 bits is refused with the reason.
 pub(super) fn tensor(path: &Path, name: &str, info: &TensorInfo) -> anyhow::Result<Tensor> {
-    let mut file = File::open(path)?;
+    let mut file = files::open(path)?;
     file.seek(SeekFrom::Start(info.bytes.start))?;
     let mut bytes = vec![0; (info.bytes.end - info.bytes.start) as usize];
     file.read_exact(&mut bytes)?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Weights;
 use super::header::malformed;
-use crate::usage;
+use crate::{files, usage};
 
 const INDEX_ENDING: &str = ".safetensors.index.json";
 
@@ -80,8 +80,7 @@ pub(super) fn index_of(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn read_index(path: &Path) -> anyhow::Result<Index> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = files::read_text(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text)
         .map_err(|error| malformed(path, format!("it is not an index: {error}")))
 }

@@ -149,7 +149,7 @@ pub struct Contents {
 
 /// Reads a file. Errs where it is no describer, or of another version.
 pub fn open(path: &Path) -> anyhow::Result<Contents> {
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path, files::MAX_DATA)
         .map_err(|error| usage!("cannot read the describer {}: {error}", path.display()))?;
     from_bytes(&bytes).with_context(|| format!("cannot use the describer {}", path.display()))
 }

@@ -62,7 +62,7 @@ impl MiniLm {
     pub fn open(folder: &Path) -> anyhow::Result<MiniLm> {
         let open = || {
             let text = |name: &str| {
-                std::fs::read_to_string(folder.join(name)).with_context(|| format!("no {name}"))
+                files::read_text(&folder.join(name)).with_context(|| format!("no {name}"))
             };
             let sizes: Sizes =
                 serde_json::from_str(&text("config.json")?).context("config.json")?;
