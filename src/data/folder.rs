@@ -1,15 +1,21 @@
 //! A folder of pictures as a [`Dataset`]: class folders, a `metadata.csv`, or pictures alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Component, Path};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use walkdir::{DirEntry, WalkDir};
 
 use super::{Dataset, Origin, Picture};
-use crate::usage;
+use crate::{files, usage};
 
 const METADATA: &str = "metadata.csv";
 const ENDINGS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "jfif"];
+
+/// Folders within folders of a class. Nobody sorts pictures deeper, and links can make any number of paths.
+const MAX_DEPTH: usize = 16;
 
 /// Opens a folder, in the order of file names.
 ///
@@ -110,16 +116,58 @@ fn walk_classes(path: &Path) -> anyhow::Result<(Vec<Labelled>, Vec<String>)> {
     Ok((labelled, classes))
 }
 
-/// The pictures below a folder, at any depth.
+/// The pictures below a folder, those of a folder before those of the folders in it. Links are followed.
+///
+/// Errs on a link to a folder that holds it, and on folders within folders beyond [`MAX_DEPTH`].
 fn walk(root: &Path, folder: &str, found: &mut Vec<String>) -> anyhow::Result<()> {
-    let (folders, files) = list(&root.join(folder))?;
-    found.extend(
-        files.iter().filter(|file| is_picture(file)).map(|file| format!("{folder}/{file}")),
-    );
-    for inner in folders {
-        walk(root, &format!("{folder}/{inner}"), found)?;
+    let start = root.join(folder);
+    let entries = WalkDir::new(&start)
+        .follow_links(true)
+        .sort_by(|a, b| {
+            let key = |it: &DirEntry| (it.file_type().is_dir(), it.file_name().to_owned());
+            key(a).cmp(&key(b))
+        })
+        .into_iter()
+        .filter_entry(|it| it.depth() == 0 || !is_hidden(it.file_name()));
+    for entry in entries {
+        let (path, is_dir, depth) = match &entry {
+            Ok(entry) => (entry.path(), entry.file_type().is_dir(), entry.depth()),
+            // A link to nothing is a picture that cannot be read, and is counted as one.
+            Err(error) => match (error.io_error().map(std::io::Error::kind), error.path()) {
+                (Some(ErrorKind::NotFound), Some(path)) => (path, false, error.depth()),
+                _ => return Err(cannot_walk(&start, error)),
+            },
+        };
+        if MAX_DEPTH < depth {
+            let path = path.display();
+            return Err(usage!("{path} lies more than {MAX_DEPTH} folders below {folder}"));
+        }
+        let inner = path.strip_prefix(root).unwrap_or(path);
+        let Some(file) = inner.to_str() else { return Err(not_utf8(path)) };
+        if !is_dir && is_picture(file) {
+            found.push(file.to_owned());
+        }
     }
     Ok(())
+}
+
+fn cannot_walk(start: &Path, error: &walkdir::Error) -> anyhow::Error {
+    let at = error.path().unwrap_or(start).display();
+    match (error.loop_ancestor(), error.io_error()) {
+        (Some(holder), _) => {
+            usage!("{at} is a link to {}, which holds it; remove the link", holder.display())
+        }
+        (None, Some(error)) => anyhow!("cannot list {at}: {}", files::plain(error)),
+        (None, None) => anyhow!("cannot list {at}"),
+    }
+}
+
+fn not_utf8(path: &Path) -> anyhow::Error {
+    usage!("the name of the file {path:?} is not UTF-8")
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 /// Names of the folders and of the files in a folder, each sorted bytewise. Hidden ones are left out.
@@ -128,16 +176,12 @@ fn list(path: &Path) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let (mut folders, mut files) = (vec![], vec![]);
     for entry in std::fs::read_dir(path).with_context(listing)? {
         let entry = entry.with_context(listing)?;
-        let Ok(name) = entry.file_name().into_string() else {
-            return Err(usage!(
-                "{} holds a file whose name is not UTF-8: {:?}",
-                path.display(),
-                entry.file_name()
-            ));
-        };
-        if name.starts_with('.') {
+        if is_hidden(&entry.file_name()) {
             continue;
         }
+        let Ok(name) = entry.file_name().into_string() else {
+            return Err(not_utf8(&entry.path()));
+        };
         if entry.path().is_dir() { folders.push(name) } else { files.push(name) }
     }
     folders.sort();
@@ -152,10 +196,9 @@ fn is_picture(file: &str) -> bool {
 
 /// Files and labels of a `metadata.csv`, and the distinct labels, sorted. All wrong rows are said at once.
 fn read_metadata(root: &Path, path: &Path) -> anyhow::Result<(Vec<Labelled>, Vec<String>)> {
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(false)
-        .from_path(path)
+    let bytes = files::read(path, files::MAX_DATA)
         .with_context(|| format!("cannot read {}", path.display()))?;
+    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(bytes.as_slice());
     let header = reader.headers().map_err(|error| usage!("{}: {error}", path.display()))?.clone();
     let column =
         |name: &str| header.iter().position(|it| it.trim_start_matches('\u{feff}').trim() == name);
@@ -297,6 +340,33 @@ mod tests {
         );
         let root = folder(&["a.jpg"], Some("file_name,label\na.jpg,7\n"));
         check_wrong(&root, &["x", "y"], "DIR: the classes are 0 to 1, but a.jpg has label 7");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_but_not_in_circles() {
+        let root = folder(&["dog/a.jpg", "other/b.jpg"], None);
+        let link = |to: &str, at: &str| {
+            std::os::unix::fs::symlink(root.path().join(to), root.path().join(at)).unwrap();
+        };
+        link("other", "dog/more");
+        link("nowhere.jpg", "dog/gone.jpg");
+        check(
+            &root,
+            &[],
+            &[
+                ("dog/a.jpg", Some(0)),
+                ("dog/gone.jpg", Some(0)),
+                ("dog/more/b.jpg", Some(0)),
+                ("other/b.jpg", Some(1)),
+            ],
+        );
+        link("dog", "dog/circle");
+        check_wrong(
+            &root,
+            &[],
+            "DIR/dog/circle is a link to DIR/dog, which holds it; remove the link",
+        );
     }
 
     #[test]

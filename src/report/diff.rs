@@ -30,8 +30,8 @@ impl<T: PartialEq> Pair<T> {
 /// How a report differs from an older one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diff {
-    /// A rule that denies or warns matches a unit that it did not, or is gone; or a rule, a gate or the verdict came
-    /// out worse.
+    /// A rule that denies or warns matches a unit that it did not, is gone, or matched a unit that is not described
+    /// any more; or a rule, a gate or the verdict came out worse.
     pub worse: bool,
     /// What got worse, a line a cause.
     pub why: Vec<String>,
@@ -71,6 +71,8 @@ pub struct RuleDiff {
     pub worse: bool,
     pub new: Vec<UnitReport>,
     pub gone: Vec<Gone>,
+    /// How many of those that are gone are not looked at or not described any more: they may still be what they were.
+    pub undescribed: usize,
     pub changed: Vec<Changed>,
 }
 
@@ -201,30 +203,32 @@ fn rule(
 ) -> RuleDiff {
     let units = |rule: Option<&RuleReport>| rule.map_or(vec![], |it| it.units.clone());
     let (was, is) = (units(old), units(new));
-    let find = |them: &[UnitReport], it: &UnitReport| {
-        them.iter().position(|other| (&other.layer, other.unit) == (&it.layer, it.unit))
-    };
-    let added: Vec<UnitReport> = is.iter().filter(|it| find(&was, it).is_none()).cloned().collect();
+    let excepted = by_name(new.map_or(&[], |it| &it.excepted));
+    let before = by_name(&was);
+    let after = by_name(&is);
+    let added: Vec<UnitReport> =
+        is.iter().filter(|it| !before.contains_key(&name(it))).cloned().collect();
     let mut changed = vec![];
     let mut gone = vec![];
+    let mut undescribed = 0;
     for unit in &was {
-        match find(&is, unit) {
-            Some(at) if is[at].description != unit.description => changed.push(Changed {
+        match after.get(&name(unit)) {
+            Some(it) if it.description != unit.description => changed.push(Changed {
                 layer: unit.layer.clone(),
                 unit: unit.unit,
-                description: Pair {
-                    old: unit.description.clone(),
-                    new: is[at].description.clone(),
-                },
+                description: Pair { old: unit.description.clone(), new: it.description.clone() },
             }),
             Some(_) => {}
             None => {
-                let excepted = new.is_some_and(|it| find(&it.excepted, unit).is_some());
-                let said = match now.get(&(unit.layer.as_str(), unit.unit)) {
+                let facts = now.get(&name(unit));
+                let excepted = excepted.contains_key(&name(unit));
+                let said = match facts {
                     _ if excepted => "excepted".to_owned(),
                     None => "not looked at".to_owned(),
                     Some(it) => said(it),
                 };
+                let unseen = facts.is_none_or(|it| is_unseen(it.status));
+                undescribed += usize::from(!excepted && unseen);
                 gone.push(Gone { unit: unit.clone(), now: said });
             }
         }
@@ -236,7 +240,7 @@ fn rule(
         [Level::Warn, _] | [_, Level::Warn] => Level::Warn,
         _ => Level::Allow,
     };
-    let lost = status.new.is_none() || !added.is_empty();
+    let lost = status.new.is_none() || !added.is_empty() || 0 < undescribed;
     RuleDiff {
         id: id.to_owned(),
         level,
@@ -245,8 +249,22 @@ fn rule(
         worse: is_worse(status) || level != Level::Allow && lost,
         new: added,
         gone,
+        undescribed,
         changed,
     }
+}
+
+fn name(unit: &UnitReport) -> (&str, usize) {
+    (&unit.layer, unit.unit)
+}
+
+fn by_name(units: &[UnitReport]) -> BTreeMap<(&str, usize), &UnitReport> {
+    units.iter().map(|it| (name(it), it)).collect()
+}
+
+/// Whether nothing can be said of a unit, where a deleted or dead one is known to do nothing.
+fn is_unseen(status: Status) -> bool {
+    matches!(status, Status::Unknown | Status::Saturated)
 }
 
 fn gates(old: &Report, new: &Report) -> Vec<GateDiff> {
@@ -279,6 +297,9 @@ fn why_rule(rule: &RuleDiff) -> Option<String> {
     }
     if !rule.new.is_empty() {
         why.push(counted(rule.new.len(), "new unit"));
+    }
+    if 0 < rule.undescribed {
+        why.push(format!("{} not described any more", counted(rule.undescribed, "unit")));
     }
     rule.worse.then(|| format!("{}: {}", rule.id, why.join(", ")))
 }

@@ -467,17 +467,23 @@ fn a_saved_report_is_read_back() {
 }
 
 #[test]
-fn a_new_unit_is_worse_and_a_lost_one_is_not() {
+fn a_new_unit_is_worse_and_a_lost_one_only_where_nothing_is_known_of_it() {
     let old = sample();
     assert!(!diff(&old, &old).worse);
-    let fewer = changed(|it| {
-        it["rules"][0]["units"].as_array_mut().unwrap().remove(0);
-        it["units"][5] = json!({ "layer": "layer4.1", "unit": 37, "status": "unknown", "readings": [], "importance": null });
-    });
-    let found = diff(&old, &fewer);
+    let fewer = |status: &str| {
+        changed(|it| {
+            it["rules"][0]["units"].as_array_mut().unwrap().remove(0);
+            it["units"][5] = json!({ "layer": "layer4.1", "unit": 37, "status": status, "readings": [], "importance": null });
+        })
+    };
+    let found = diff(&old, &fewer("dead"));
     assert!(!found.worse && found.warnings.is_empty(), "{found:?}");
-    assert_eq!((found.rules[0].gone.len(), found.rules[0].gone[0].now.as_str()), (1, "unknown"));
-    let found = diff(&fewer, &old);
+    assert_eq!((found.rules[0].gone.len(), found.rules[0].gone[0].now.as_str()), (1, "dead"));
+    for status in ["unknown", "saturated"] {
+        let why = diff(&old, &fewer(status)).why;
+        assert_eq!(why, ["faces: 1 unit not described any more"]);
+    }
+    let found = diff(&fewer("dead"), &old);
     assert_eq!((found.worse, found.why), (true, vec!["faces: 1 new unit".to_owned()]));
 }
 
