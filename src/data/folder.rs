@@ -36,7 +36,7 @@ pub fn open(path: &Path, classes: &[String]) -> anyhow::Result<Dataset> {
         ));
     }
     let metadata = path.join(METADATA);
-    let (labelled, own_classes) = match metadata.is_file() {
+    let (labelled, own_classes) = match metadata.exists() {
         true => read_metadata(path, &metadata)?,
         false => walk_classes(path)?,
     };
@@ -64,7 +64,7 @@ fn number(
     let known = own_classes.iter().all(|it| index(model_classes, it).is_some());
     let (classes, by_number) = if known && !own_classes.is_empty() {
         (model_classes.to_vec(), false)
-    } else if all_numbers && path.join(METADATA).is_file() {
+    } else if all_numbers && path.join(METADATA).exists() {
         (model_classes.to_vec(), true)
     } else {
         (own_classes, false)

@@ -187,7 +187,7 @@ impl Gather {
         let Config { top_k: k, quantile, spread, max_near_duplicates } = self.config;
         if self.n_pictures < k {
             return Err(inconclusive!(
-                "{} pictures are too few to keep the best {k} of each unit; add pictures or lower --top-k",
+                "the best {k} pictures of each unit are wanted, and the data has {} in all; add pictures or lower --top-k",
                 self.n_pictures
             ));
         }

@@ -181,7 +181,7 @@ fn what_cannot_be_concluded_ends_with_3_and_one_line() {
         at,
         &["--top-k", "500", "--policy", "text"],
         3,
-        "error: 240 pictures are too few to keep the best 500 of each unit; add pictures or lower --top-k",
+        "error: the best 500 pictures of each unit are wanted, and the data has 240 in all; add pictures or lower --top-k",
     );
     check_error(
         "milan-edit",
