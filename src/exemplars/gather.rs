@@ -452,9 +452,9 @@ mod tests {
     #[test]
     fn too_few_pictures_are_counted() {
         let error = gather(0..2).finish().unwrap_err();
-        check_message(error, Kind::Inconclusive, &["2 pictures are too few", "best 3"]);
+        check_message(error, Kind::Inconclusive, &["best 3 pictures", "has 2 in all"]);
         let error = gather(0..0).finish().unwrap_err();
-        check_message(error, Kind::Inconclusive, &["0 pictures are too few"]);
+        check_message(error, Kind::Inconclusive, &["has 0 in all"]);
     }
 
     #[test]
